@@ -277,16 +277,16 @@ class ItemFailed(_message.Message):
     def __init__(self, capture: _Optional[_Union[CaptureHeader, _Mapping]] = ..., cam: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("stages", "layers", "bytes_sent", "layers_run")
+    __slots__ = ("stages", "layers", "bytes_sent", "last_layer")
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
-    LAYERS_RUN_FIELD_NUMBER: _ClassVar[int]
+    LAST_LAYER_FIELD_NUMBER: _ClassVar[int]
     stages: _containers.RepeatedCompositeFieldContainer[StageTiming]
     layers: _containers.RepeatedCompositeFieldContainer[LayerTiming]
     bytes_sent: int
-    layers_run: int
-    def __init__(self, stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerTiming, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., layers_run: _Optional[int] = ...) -> None: ...
+    last_layer: str
+    def __init__(self, stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerTiming, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., last_layer: _Optional[str] = ...) -> None: ...
 
 class LayerTiming(_message.Message):
     __slots__ = ("layer", "completed_after", "capture", "bytes")

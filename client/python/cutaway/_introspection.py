@@ -1,0 +1,191 @@
+"""All that one introspection saw, gathered from its events."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Generic, NoReturn, TypeAlias, TypeVar, overload
+
+import numpy as np
+
+from cutaway._errors import NotCaptured, NotInAnswer
+from cutaway._events import Activation, CamMap, Event, Failure, Finished, Prediction, ScoredClass, Started, Timings
+from cutaway._tensors import Array
+
+V = TypeVar("V")
+
+
+class Captures(dict[str, V], Generic[V]):
+    """Tensors by layer name (or by path within a layer's nested value).
+
+    Looking up what is not there raises NotCaptured: with what the server said of it, or with the names that there are.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+        self.failures: dict[str, Failure] = {}
+        """What failed on the server, by the same names."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        if failure := self.failures.get(name):
+            raise NotCaptured(f"the {self._what} {name!r} could not be had: {failure.message}", code=failure.code)
+        close = get_close_matches(name, self) or list(self)
+        there = f"; there is {', '.join(map(repr, close[:8]))}" if close else ""
+        raise NotCaptured(f"no {self._what} {name!r} was captured{there}")
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name!r}: {_brief(value)}" for name, value in self.items()) + "}"
+
+
+def _brief(value: object) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
+
+
+class Cams(Sequence[CamMap]):
+    """The maps of a call, in the order of the request. Looking up one that failed raises NotInAnswer and says why."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.maps: dict[int, CamMap] = {}
+        """Those that came, by index."""
+        self.failures: dict[int, Failure] = {}
+        """Those that did not."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> CamMap: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[CamMap]: ...
+    def __getitem__(self, index: int | slice) -> CamMap | list[CamMap]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        place = range(self._count)[index]
+        if place in self.maps:
+            return self.maps[place]
+        if failure := self.failures.get(place):
+            raise NotInAnswer(f"map {place} could not be made: {failure.message}", code=failure.code)
+        raise NotInAnswer(f"map {place} did not come")
+
+    def __repr__(self) -> str:
+        return f"<{self._count} maps, {len(self.failures)} failed>"
+
+
+Value: TypeAlias = Array | Captures[Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Introspection:
+    """What one call saw inside a network.
+
+    Each of activations, inputs and gradients maps a layer name to its array (the batch first, in the layer's own dtype;
+    bfloat16 as float32), or, where the layer's value is nested, to a dict from paths in it ("0", "out") to arrays.
+    """
+
+    started: Started
+    """What the call was resolved to: model, version, provenance, planned captures, total_bytes, request_id."""
+    activations: Captures[Value]
+    """What layers put out."""
+    inputs: Captures[Value]
+    """What layers were given."""
+    gradients: Captures[Value]
+    """Gradients of the target's score with respect to what layers put out."""
+    cams: Cams
+    """The class activation maps, in the order of the request."""
+    failures: tuple[Failure, ...]
+    """What could not be had, and why."""
+    prediction: Prediction | None
+    """None where it was waived."""
+    finished: Finished
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went: stages by name and layers, in seconds."""
+        return self.finished.timings
+
+    @property
+    def scores(self) -> Array:
+        """What the network put out. NotInAnswer where the prediction was waived."""
+        return self._predicted.scores
+
+    @property
+    def logits(self) -> Array:
+        """The scores where they are logits. NotInAnswer where they are something else, or were waived."""
+        return self._predicted.logits
+
+    @property
+    def scores_kind(self) -> str:
+        """What the scores are. NotInAnswer where the prediction was waived."""
+        return self._predicted.scores_kind
+
+    @property
+    def top(self) -> tuple[tuple[ScoredClass, ...], ...]:
+        """For each sample its best classes. NotInAnswer where the prediction was waived."""
+        return self._predicted.top
+
+    @property
+    def _predicted(self) -> Prediction:
+        if self.prediction is None:
+            raise NotInAnswer("this introspection was asked for without a prediction")
+        return self.prediction
+
+
+def gather(events: Iterable[Event]) -> Introspection:
+    """All events of one complete stream as one answer."""
+    captures: dict[str, Captures[Value]] = {
+        "output": Captures("activation"),
+        "input": Captures("input"),
+        "gradient": Captures("gradient"),
+    }
+    prediction: Prediction | None = None
+    failures: list[Failure] = []
+    for event in events:
+        match event:
+            case Started():
+                started, cams = event, Cams(len(event.cams))
+            case Activation():
+                _put(captures[event.kind], event)
+            case CamMap():
+                cams.maps[event.cam] = event
+            case Prediction():
+                prediction = event
+            case Failure():
+                failures.append(event)
+                _note(captures, cams, event)
+            case Finished():
+                finished = event
+    return Introspection(
+        started=started,
+        activations=captures["output"],
+        inputs=captures["input"],
+        gradients=captures["gradient"],
+        cams=cams,
+        failures=tuple(failures),
+        prediction=prediction,
+        finished=finished,
+    )
+
+
+def _put(captures: Captures[Value], event: Activation) -> None:
+    if event.path == "":
+        captures[event.layer] = event.array
+    else:
+        _nested(captures, event.layer)[event.path] = event.array
+
+
+def _note(captures: dict[str, Captures[Value]], cams: Cams, event: Failure) -> None:
+    if event.cam is not None:
+        cams.failures[event.cam] = event
+    elif event.layer is not None and event.kind in captures:
+        if event.path == "":
+            captures[event.kind].failures[event.layer] = event
+        else:
+            _nested(captures[event.kind], event.layer).failures[event.path] = event
+
+
+def _nested(captures: Captures[Value], layer: str) -> Captures[Array]:
+    value = captures.get(layer)
+    if not isinstance(value, Captures):
+        value = captures[layer] = Captures(f"part of {layer!r}")
+    return value

@@ -1,0 +1,154 @@
+"""From the messages of an Introspect stream to events: a state machine that touches no network."""
+
+from dataclasses import dataclass, field
+
+from cutaway import _answers
+from cutaway._errors import BrokenAnswer
+from cutaway._events import Activation, CamMap, Event, Prediction, Progress, Started
+from cutaway._tensors import Array, byte_count, decode
+from cutaway._words import word
+from cutaway.v1 import introspect_pb2, model_pb2
+
+
+@dataclass
+class _Item:
+    """One capture, scores or map whose chunks still come. The buffer grows with what came, not to what was claimed."""
+
+    header: introspect_pb2.ChunkHeader
+    data: bytearray = field(default_factory=bytearray)
+
+    def __post_init__(self) -> None:
+        if self.header.encoding != introspect_pb2.ENCODING_RAW:
+            raise BrokenAnswer(f"an item came in encoding {self.header.encoding}, which this client does not know")
+        expected = byte_count(self.header.dtype, self.header.shape)
+        if self.header.total_bytes != expected:
+            raise BrokenAnswer(
+                f"a tensor of shape {tuple(self.header.shape)} was announced with {self.header.total_bytes} bytes"
+                f" instead of {expected}"
+            )
+
+    def add(self, offset: int, data: bytes) -> None:
+        if offset != len(self.data):
+            raise BrokenAnswer(f"a chunk came for offset {offset} where {len(self.data)} was next")
+        if offset + len(data) > self.header.total_bytes:
+            raise BrokenAnswer(f"chunks came past the {self.header.total_bytes} bytes of their item")
+        self.data += data
+
+    @property
+    def complete(self) -> bool:
+        return len(self.data) == self.header.total_bytes
+
+    def array(self) -> Array:
+        return decode(self.header.dtype, self.header.shape, self.data)
+
+
+class Assembler:
+    """Takes the responses of one stream in order, gives their events, and refuses a stream that breaks the contract."""
+
+    def __init__(self) -> None:
+        self._started: Started | None = None
+        self._finished = False
+        self._prediction: introspect_pb2.Prediction | None = None
+        self._open: dict[int, _Item] = {}
+        self._unknown: set[int] = set()
+
+    def feed(self, response: introspect_pb2.IntrospectResponse) -> Event | None:
+        """The event that the response completes; None for a piece of a larger one, or for what a newer server added.
+
+        Raises:
+            BrokenAnswer: it does not fit what came before.
+        """
+        kind = response.WhichOneof("event")
+        if self._finished:
+            raise BrokenAnswer("the stream went on after its end")
+        if kind is not None and (kind == "started") == (self._started is not None):
+            raise BrokenAnswer("the stream did not begin with one Started")
+        match kind:
+            case "started":
+                self._started = _answers.started(response.started)
+                return self._started
+            case "chunk":
+                return self._chunk(response.chunk)
+            case "prediction":
+                self._prediction = response.prediction
+            case "progress":
+                return Progress(response.progress.what, response.progress.done, response.progress.total)
+            case "item_failed":
+                return _answers.failure(response.item_failed)
+            case "finished":
+                self._must_be_complete()
+                self._finished = True
+                return _answers.finished(response.finished)
+        return None
+
+    def end(self) -> None:
+        """To be called when the stream ended with status OK.
+
+        Raises:
+            BrokenAnswer: it ended without Finished.
+        """
+        if not self._finished:
+            raise BrokenAnswer("the stream ended before it was complete")
+
+    def _chunk(self, chunk: introspect_pb2.Chunk) -> Event | None:
+        if chunk.HasField("header"):
+            if chunk.item in self._open:
+                raise BrokenAnswer(f"item {chunk.item} began twice")
+            if chunk.header.WhichOneof("subject") is None:  # a sort of item that a newer server added
+                self._unknown.add(chunk.item)
+            else:
+                self._open[chunk.item] = _Item(chunk.header)
+        if chunk.item in self._unknown:
+            return None
+        if (item := self._open.get(chunk.item)) is None:
+            raise BrokenAnswer(f"a chunk came for item {chunk.item}, which is not open")
+        item.add(chunk.offset, chunk.data)
+        if not item.complete:
+            return None
+        del self._open[chunk.item]
+        return self._event(chunk.item, item)
+
+    def _event(self, number: int, item: _Item) -> Event:
+        match item.header.WhichOneof("subject"):
+            case "capture":
+                capture = item.header.capture
+                kind = _answers.capture_kind(capture.kind)
+                return Activation(capture.layer, kind, capture.path, capture.batch_first, item.array())
+            case "cam":
+                return _cam_map(item.header.cam, item.array())
+            case _:
+                return self._scored(number, item)
+
+    def _scored(self, number: int, item: _Item) -> Prediction:
+        message, self._prediction = self._prediction, None
+        if message is None or message.scores_item != number:
+            raise BrokenAnswer(f"item {number} holds scores that no prediction announced")
+        assert self._started is not None  # feed lets nothing pass before it
+        return Prediction(
+            model=self._started.model,
+            version=self._started.version,
+            scores=item.array(),
+            scores_kind=word(model_pb2.ScoresKind, message.scores_kind),
+            top=_answers.top_classes(message.top),
+        )
+
+    def _must_be_complete(self) -> None:
+        if self._open:
+            raise BrokenAnswer(f"the stream finished with {len(self._open)} items incomplete")
+        if self._prediction is not None:
+            raise BrokenAnswer("the stream finished without the scores of its prediction")
+
+
+def _cam_map(header: introspect_pb2.CamHeader, array: Array) -> CamMap:
+    if array.ndim != 3:
+        raise BrokenAnswer(f"a class activation map came with the shape {array.shape} instead of (N, h, w)")
+    return CamMap(
+        cam=header.cam,
+        method=header.method,
+        layer=header.layer,
+        classes=tuple(header.classes),
+        relu=header.settings.relu,
+        score=word(introspect_pb2.Score, header.settings.score),
+        placement=_answers.placement(header),
+        map=array,
+    )

@@ -1,0 +1,217 @@
+"""`cutaway introspect`: what the layers of a network saw in some files, and where it looked."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from rich.table import Table
+
+import cutaway
+from cutaway import pictures
+from cutaway._introspection import gather
+from cutaway.cli._command import ClientCommand, json_option, print_json, progress_bar, seconds_text, stdout
+from cutaway.cli._input_files import Batch, Layout, files_argument, layout_option, load
+from cutaway.cli._output_files import Drawing, draw_activation, draw_cam, value_key, write_picture, write_values
+from cutaway.cli.predict import print_top
+
+
+def read_cam(text: str) -> cutaway.Cam:
+    """METHOD[@LAYER][?class=K]; K is one class index for all samples, or one for each: 3,5."""
+    found = re.fullmatch(r"([^@?]+)(?:@([^?]+))?(?:\?class=(\d+(?:,\d+)*))?", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not METHOD[@LAYER][?class=K]")
+    method, layer, classes = found.groups()
+    return cutaway.Cam(method, layer, class_index=[int(index) for index in classes.split(",")] if classes else None)
+
+
+@click.command(cls=ClientCommand, short_help="What the layers of a network saw in some files.")
+@click.argument("model")
+@files_argument
+@click.option("--layer", "layers", multiple=True, metavar="NAME", help="Take the output of this layer; globs too: '*'.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME", help="Take the input of this layer.")
+@click.option("--gradient", "gradients", multiple=True, metavar="NAME", help="Take the gradient at this layer.")
+@click.option(
+    "--cam",
+    "cams",
+    multiple=True,
+    type=read_cam,
+    metavar="METHOD[@LAYER][?class=K]",
+    help="Make a class activation map, such as 'grad-cam@conv2?class=3' (in quotes, for the shell's sake).",
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write pictures and values.npz here.")
+@click.option("--model-version", default="", metavar="VERSION", help="Of the model; the default one if not given.")
+@click.option("--top", type=click.IntRange(min=0), default=3, show_default=True, help="How many best classes to name.")
+@click.option("--without-prediction", is_flag=True, help="Waive the prediction; the network may then stop early.")
+@layout_option
+@json_option
+@click.pass_obj
+def introspect(
+    client: cutaway.Client,
+    model: str,
+    files: tuple[Path, ...],
+    layers: tuple[str, ...],
+    inputs: tuple[str, ...],
+    gradients: tuple[str, ...],
+    cams: tuple[cutaway.Cam, ...],
+    out: Path | None,
+    model_version: str,
+    top: int,
+    without_prediction: bool,
+    layout: Layout | None,
+    as_json: bool,
+) -> None:
+    """Runs MODEL once on FILES, as predict does, and shows what was asked for of its inside.
+
+    --layer, --input, --gradient and --cam may be given several times. With --out, each capture becomes a picture and
+    each map an overlay on the picture as it was sent; with several samples there is a folder for each. values.npz holds
+    the raw values as "output/LAYER", "input/LAYER", "gradient/LAYER" (and "/PATH" within a nested value), "cam/INDEX"
+    and "scores".
+    """
+    if not (layers or inputs or gradients or cams):
+        raise click.UsageError("nothing to look at: give --layer, --input, --gradient or --cam")
+    batch = load(files)
+    look = client.introspect_stream(
+        model,
+        batch.values,
+        layers=layers,
+        inputs=inputs,
+        gradients=gradients,
+        cams=cams,
+        top_k=0 if without_prediction else top,
+        without_prediction=without_prediction,
+        version=model_version,
+        layout=layout,
+    )
+    with look as events:
+        seen = list(_watched(events))
+    written = _write(out, seen, batch, layout, client.model(model, version=model_version)) if out else []
+    report = _print_json if as_json else _print_tables
+    report(seen, batch.names, written)
+    if failures := [event for event in seen if isinstance(event, cutaway.Failure)]:
+        raise click.ClickException("; ".join(f"{_failed(failure)}: {failure.message}" for failure in failures))
+
+
+def _watched(events: Iterable[cutaway.Event]) -> Iterator[cutaway.Event]:
+    """The events as they come, with a progress bar."""
+    with progress_bar() as progress:
+        task = progress.add_task("looking", total=None)
+        for event in events:
+            match event:
+                case cutaway.Started():
+                    progress.update(task, total=len(event.captures) + len(event.cams))
+                case cutaway.Activation() | cutaway.CamMap():
+                    progress.update(task, advance=1, description=event.layer)
+            yield event
+
+
+def _write(
+    out: Path, events: list[cutaway.Event], batch: Batch, layout: Layout | None, model: cutaway.Model
+) -> list[Path]:
+    """Draws and writes all that was seen: after the call, for a reader that stops to draw would hold up the network."""
+    types = {layer.name: layer.type for layer in model.layers}
+    photographs = batch.photographs(layout)
+    written: list[Path] = []
+    with progress_bar() as progress:
+        for event in progress.track(events, description="drawing"):
+            drawings: Iterable[Drawing] = ()
+            match event:
+                case cutaway.Activation():
+                    drawings = draw_activation(event, types.get(event.layer, ""))
+                case cutaway.CamMap():
+                    drawings = draw_cam(event, photographs, model.labels)
+            written += [write_picture(out, drawing, len(batch.names)) for drawing in drawings]
+    return [*written, write_values(out, events)]
+
+
+def _print_json(events: list[cutaway.Event], names: list[str], written: list[Path]) -> None:
+    seen = gather(events)
+    print_json(
+        {
+            "model": seen.started.model,
+            "version": seen.started.version,
+            "request_id": seen.started.request_id,
+            "samples": names,
+            "captures": [_capture_facts(event) for event in events if isinstance(event, cutaway.Activation)],
+            "cams": [_cam_facts(event) for event in events if isinstance(event, cutaway.CamMap)],
+            "failures": [
+                {"item": _failed(failure), "code": failure.code.name, "message": failure.message}
+                for failure in seen.failures
+            ],
+            "scores_kind": seen.prediction and seen.scores_kind,
+            "scores": seen.prediction and seen.scores.tolist(),
+            "top": seen.prediction and [[best._asdict() for best in sample] for sample in seen.top],
+            "seconds": seen.timings.stages,
+            "files": [str(file) for file in written],
+        }
+    )
+
+
+def _capture_facts(event: cutaway.Activation) -> dict[str, Any]:
+    low, high = pictures.value_span(event.array)
+    with np.errstate(all="ignore"):  # the mean of infinities is no number, which is said as such
+        mean = float(event.array.mean()) if event.array.size else 0.0
+    return {
+        "key": value_key(event),
+        "layer": event.layer,
+        "kind": event.kind,
+        "path": event.path,
+        "dtype": event.array.dtype.name,
+        "shape": list(event.array.shape),
+        "minimum": low,
+        "mean": mean,
+        "maximum": high,
+        "zeros": float((event.array == 0).mean()) if event.array.size else 0.0,
+    }
+
+
+def _cam_facts(event: cutaway.CamMap) -> dict[str, Any]:
+    return {
+        "cam": event.cam,
+        "method": event.method,
+        "layer": event.layer,
+        "classes": list(event.classes),
+        "relu": event.relu,
+        "score": event.score,
+        "shape": list(event.map.shape),
+        "placement": [place._asdict() for place in event.placement],
+        "maximum": pictures.value_span(event.map)[1],
+    }
+
+
+def _print_tables(events: list[cutaway.Event], names: list[str], written: list[Path]) -> None:
+    seen = gather(events)
+    if seen.prediction:
+        print_top(names, seen.prediction)
+    captures = [_capture_facts(event) for event in events if isinstance(event, cutaway.Activation)]
+    if captures:
+        stdout().print(_captures_table(captures))
+    maps = [event for event in events if isinstance(event, cutaway.CamMap)]
+    if maps:
+        table = Table("map", "layer", "classes", "shape", "largest value")
+        for event in maps:
+            shape, (_, high) = pictures.shape_text(event.map.shape), pictures.value_span(event.map)
+            table.add_row(event.method, event.layer, " ".join(map(str, event.classes)), shape, f"{high:.4g}")
+        stdout().print(table)
+    stages = ", ".join(f"{stage} {seconds_text(spent)}" for stage, spent in seen.timings.stages.items())
+    stdout().print(f"{seen.started.model} {seen.started.version}, request {seen.started.request_id}: {stages}")
+    for file in written:
+        stdout().print(f"wrote {file}", soft_wrap=True)
+
+
+def _captures_table(captures: list[dict[str, Any]]) -> Table:
+    table = Table("capture", "shape", "dtype", "smallest", "mean", "largest", "zeros")
+    for facts in captures:
+        numbers = (f"{facts[name]:.4g}" for name in ("minimum", "mean", "maximum"))
+        table.add_row(
+            facts["key"], pictures.shape_text(facts["shape"]), facts["dtype"], *numbers, f"{facts['zeros']:.0%}"
+        )
+    return table
+
+
+def _failed(failure: cutaway.Failure) -> str:
+    if failure.cam is not None:
+        return f"cam {failure.cam}"
+    return "/".join(filter(None, (failure.kind, failure.layer, failure.path)))

@@ -1,0 +1,135 @@
+"""One introspection under way: what the lane that computes and the thread that sends have in common."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from cutaway_server.errors import DeadlinePassed, ReaderStalled, Refusal
+from cutaway_server.introspection.events import Event, Finished, Piece
+from cutaway_server.introspection.plan import Plan
+
+
+class Call:
+    """A queue of events bounded in bytes, and the reason why it was stopped, if it was.
+
+    Args:
+        arguments: the network's.
+        buffer_bytes: how much may wait for the reader; the forward pass waits where there is more.
+        deadline: on the monotonic clock, in seconds.
+        stall_s: how long the reader may stand still while the forward pass waits for it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arguments: tuple[Tensor, ...],
+        *,
+        request_id: str,
+        buffer_bytes: int,
+        deadline: float,
+        stall_s: float,
+    ) -> None:
+        self.plan = plan
+        self.arguments = arguments
+        self.request_id = request_id
+        self.arrived = time.monotonic()
+        self.deadline = deadline
+        self._buffer_bytes = buffer_bytes
+        self._stall_s = stall_s
+        self._events: deque[Event] = deque()
+        self._held = 0
+        self._changed = threading.Condition()
+        self._stopped: Refusal | None = None
+
+    @property
+    def stopped(self) -> Refusal | None:
+        """Why it was stopped; None where it was not."""
+        return self._stopped
+
+    def stop(self, why: Refusal) -> None:
+        """Ends it from any thread: the forward pass at its next layer, the events at once. The first reason counts."""
+        with self._changed:
+            self._stopped = self._stopped or why
+            self._events.clear()
+            self._held = 0
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raises:
+        Refusal: it was stopped, or its deadline passed.
+        """
+        if self._stopped is None and time.monotonic() > self.deadline:
+            self.stop(DeadlinePassed("while the network ran"))
+        if self._stopped is not None:
+            raise self._stopped
+
+    def put(self, event: Event) -> float:
+        """Hands an event on, after waiting for room; returns how long that took, in seconds.
+
+        Raises:
+            Refusal: it was stopped, its deadline passed or its reader stood still.
+        """
+        began = time.monotonic()
+        size = _size(event)
+        with self._changed:
+            while self._stopped is None and self._held and self._held + size > self._buffer_bytes:
+                self._wait_for_reader()
+            self._raise_if_stopped()
+            self._events.append(event)
+            self._held += size
+            self._changed.notify_all()
+        return time.monotonic() - began
+
+    def wait_until_read(self) -> None:
+        """Waits until the sender has taken everything, or the call was stopped."""
+        with self._changed:
+            while self._stopped is None and self._held:
+                try:
+                    self._wait_for_reader()
+                    self._raise_if_stopped()
+                except Refusal:
+                    return
+
+    def events(self) -> Iterator[Event]:
+        """What was put, up to Finished. An event's bytes count as held until the next one is asked for.
+
+        Raises:
+            Refusal: what stopped it.
+        """
+        while True:
+            with self._changed:
+                while not self._events and self._stopped is None:
+                    self._changed.wait(max(0.0, self.deadline - time.monotonic()) + 1)
+                    if time.monotonic() > self.deadline + 1:
+                        break
+                if self._stopped is None and not self._events:
+                    self._stopped = DeadlinePassed("before the introspection was done")
+                self._raise_if_stopped()
+                event = self._events.popleft()
+            yield event
+            with self._changed:
+                self._held = max(0, self._held - _size(event))
+                self._changed.notify_all()
+            if isinstance(event, Finished):
+                return
+
+    def _wait_for_reader(self) -> None:
+        """One wait for the sender, at the longest until the deadline or the reader's patience is over."""
+        held = self._held
+        patience = min(self._stall_s, self.deadline - time.monotonic())
+        if self._changed.wait_for(lambda: self._stopped is not None or self._held < held, max(0.0, patience)):
+            return
+        late = time.monotonic() >= self.deadline
+        self._stopped = DeadlinePassed("while the stream was not read") if late else ReaderStalled(self._stall_s)
+        self._changed.notify_all()
+
+    def _raise_if_stopped(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
+
+
+def _size(event: Event) -> int:
+    return len(event.data) if isinstance(event, Piece) else 0

@@ -1,0 +1,124 @@
+"""Lanes: threads with a mirror each that run the introspections of one model."""
+
+import threading
+import time
+from collections import deque
+
+import structlog
+import torch
+
+from cutaway_server.errors import Busy, NetworkFailed, Refusal, ShuttingDown
+from cutaway_server.introspection.call import Call
+from cutaway_server.introspection.run import run
+from cutaway_server.metrics import Metrics
+from cutaway_server.models.mirror import Mirror
+from cutaway_server.models.model import Model
+
+log = structlog.get_logger()
+
+
+class Lanes:
+    """Runs introspections of one model, as many at the same time as there are lanes.
+
+    A lane is held from the first layer until its reader has everything, so what all calls hold for their readers is bounded by lanes
+    times one call's buffer.
+
+    Args:
+        count: lanes, each with a mirror that is built now.
+        max_waiting: calls that may wait for a free lane.
+    """
+
+    def __init__(self, model: Model, *, count: int, max_waiting: int, metrics: Metrics) -> None:
+        self._model = model
+        self._max_waiting = max_waiting
+        self._metrics = metrics
+        self._waiting: deque[Call] = deque()
+        self._running: set[Call] = set()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._mirrors = [model.make_mirror() for _ in range(count)]
+        self._lane_wait_seconds = metrics.lane_wait_seconds.labels(model.name)
+        metrics.introspections_waiting.labels(model.name).set_function(lambda: len(self._waiting))
+        self._in_use = metrics.mirrors_in_use.labels(model.name)
+        self._dropped = metrics.mirrors_dropped.labels(model.name)
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"lane-{model.name}-{lane}", daemon=True) for lane in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def live_hooks(self) -> int:
+        """Hooks that stand in the hook dicts of all mirrors beyond their baselines, counted now."""
+        return sum(mirror.live_hooks() for mirror in self._mirrors)
+
+    def submit(self, call: Call) -> None:
+        """Queues a call for the next free lane.
+
+        Raises:
+            Busy: as many wait as may wait.
+            ShuttingDown: the lanes are closed.
+        """
+        with self._changed:
+            if self._closed:
+                raise ShuttingDown
+            self._waiting = deque(waiting for waiting in self._waiting if waiting.stopped is None)
+            if len(self._waiting) >= self._max_waiting:
+                raise Busy("introspections", self._max_waiting, retry_after_s=1.0)
+            self._waiting.append(call)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Stops what waits and what runs, and ends the threads."""
+        with self._changed:
+            self._closed = True
+            for call in [*self._waiting, *self._running]:
+                call.stop(ShuttingDown())
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, lane: int) -> None:
+        torch.set_grad_enabled(False)  # grad mode is a thread's own, and starts enabled
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                call = self._waiting.popleft()
+                self._running.add(call)
+            try:
+                self._lane_wait_seconds.observe(time.monotonic() - call.arrived)
+                self._run(call, lane)
+                call.wait_until_read()
+            finally:
+                with self._changed:
+                    self._running.discard(call)
+
+    def _run(self, call: Call, lane: int) -> None:
+        mirror = self._mirrors[lane]
+        raised = False
+        self._in_use.inc()
+        try:
+            run(call, mirror, self._metrics)
+        except Refusal as refusal:
+            call.stop(refusal)
+            if isinstance(refusal, NetworkFailed):
+                raised = True
+                self._log_cause(call, refusal)
+        except Exception as error:
+            raised = True
+            call.stop(NetworkFailed(self._model.name))
+            self._log_cause(call, error)
+        finally:
+            self._in_use.dec()
+            self._check_home(mirror, lane, raised)
+
+    def _log_cause(self, call: Call, error: Exception) -> None:
+        log.error("the introspection failed", model=self._model.name, request_id=call.request_id, exc_info=error)
+
+    def _check_home(self, mirror: Mirror, lane: int, raised: bool) -> None:
+        """A mirror whose network raised, or that carries a hook more or less than when it was new, is replaced."""
+        if not raised and mirror.is_clean():
+            return
+        self._dropped.inc()
+        self._mirrors[lane] = self._model.make_mirror()

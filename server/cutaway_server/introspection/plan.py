@@ -1,0 +1,212 @@
+"""Plans an introspection: resolves names, checks that each map can be, and says what will come. Nothing runs here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from cutaway_server.errors import BadInput, CamNotPossible, InputTooLarge
+from cutaway_server.introspection.cam import METHODS, Method, Needs
+from cutaway_server.models.layer_table import Layer, LayerTensor
+from cutaway_server.models.model import Model
+from cutaway_server.models.preprocessing import Placement
+
+MAX_CAPTURES = 4096
+MAX_CAMS = 64
+
+
+class CaptureKind(Enum):
+    """What is taken at a layer."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+    GRADIENT = "gradient"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which score is explained.
+
+    Attributes:
+        classes: one index for all samples or one for each; empty for each sample's predicted class.
+        probability: whether the class's probability is meant instead of the network's own score.
+    """
+
+    classes: tuple[int, ...] = ()
+    probability: bool = False
+
+
+@dataclass(frozen=True)
+class CaptureRequest:
+    """What to take at the layers that a name or glob means. `field` names it in the request."""
+
+    field: str
+    layer: str
+    kind: CaptureKind
+    target: Target
+
+
+@dataclass(frozen=True)
+class CamRequest:
+    """A map to make. `layer` may be empty, `relu` None: the method's default. `field` names it in the request."""
+
+    field: str
+    method: str
+    layer: str
+    target: Target
+    relu: bool | None
+
+
+@dataclass(frozen=True)
+class PlannedCapture:
+    """One kind of capture at one layer."""
+
+    layer: Layer
+    kind: CaptureKind
+    target: Target
+
+    @property
+    def tensors(self) -> tuple[LayerTensor, ...]:
+        """What will come, as the probe run saw it."""
+        return self.layer.inputs if self.kind is CaptureKind.INPUT else self.layer.outputs
+
+
+@dataclass(frozen=True)
+class PlannedCam:
+    """One map, everything resolved. `index` is its place in the request."""
+
+    index: int
+    method: Method
+    layer: Layer
+    target: Target
+    relu: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call does.
+
+    Attributes:
+        batch: number of samples.
+        captures: in order of execution of their layers.
+        cams: in order of the request.
+        top_k: how many classes to name; None where no prediction is asked for.
+        placements: where each sample lies on its photograph; empty for tensors.
+    """
+
+    model: Model
+    batch: int
+    captures: tuple[PlannedCapture, ...]
+    cams: tuple[PlannedCam, ...]
+    top_k: int | None
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def may_stop_early(self) -> bool:
+        """Whether nothing is needed of what comes after the last captured layer."""
+        return self.top_k is None and not self.cams and all(c.kind is not CaptureKind.GRADIENT for c in self.captures)
+
+    @property
+    def needs_operations(self) -> bool:
+        """Whether a functional operation is among the layers wanted."""
+        layers = [capture.layer for capture in self.captures] + [cam.layer for cam in self.cams]
+        return any(layer.site is not None and layer.site.op for layer in layers)
+
+
+def make_plan(
+    model: Model,
+    *,
+    batch: int,
+    captures: Sequence[CaptureRequest],
+    cams: Sequence[CamRequest],
+    top_k: int | None,
+    placements: tuple[Placement, ...] = (),
+) -> Plan:
+    """Resolves a request against the model's layer table.
+
+    Raises:
+        NotIntrospectable: the model cannot be looked into.
+        UnknownLayer, NothingMatches, NotHookable: a name or glob of no use.
+        CamNotPossible: a map that the method cannot make here; says what would work.
+        BadInput, InputTooLarge: targets, counts and combinations that do not go.
+    """
+    model.check_introspectable()
+    planned: dict[tuple[str, CaptureKind, Target], PlannedCapture] = {}
+    for request in captures:
+        for layer in model.layers.match(request.layer, request.field):
+            planned[layer.name, request.kind, request.target] = PlannedCapture(layer, request.kind, request.target)
+        if request.kind is CaptureKind.GRADIENT:
+            _check_target(model, request.target, batch, f"{request.field}.target")
+    if len(planned) > MAX_CAPTURES:
+        raise InputTooLarge("captures", "captures", len(planned), MAX_CAPTURES)
+    if top_k is None and not planned and not cams:
+        raise BadInput("captures", "nothing to capture and no prediction wanted", "at least one capture or CAM")
+    if len(cams) > MAX_CAMS:
+        raise InputTooLarge("cams", "CAMs", len(cams), MAX_CAMS)
+    return Plan(
+        model=model,
+        batch=batch,
+        captures=tuple(sorted(planned.values(), key=lambda capture: capture.layer.index)),
+        cams=tuple(_plan_cam(model, index, request, batch) for index, request in enumerate(cams)),
+        top_k=top_k,
+        placements=placements,
+    )
+
+
+def _plan_cam(model: Model, index: int, request: CamRequest, batch: int) -> PlannedCam:
+    method = METHODS.get(request.method)
+    if method is None:
+        raise BadInput(f"{request.field}.method", repr(request.method[:100]), f"one of {', '.join(METHODS)}")
+    _check_target(model, request.target, batch, f"{request.field}.target")
+    resolve = _head_layer if method.needs is Needs.HEAD else _spatial_layer
+    relu = method.relu if request.relu is None else request.relu
+    return PlannedCam(index, method, resolve(model, request), request.target, relu)
+
+
+def _spatial_layer(model: Model, request: CamRequest) -> Layer:
+    field = f"{request.field}.layer"
+    if not request.layer:
+        spatial = [layer for layer in model.layers.firing if not layer.container and _plane(layer) > 1]
+        if not spatial:
+            raise CamNotPossible(field, request.method, "no layer of the network puts out [N, C, H, W]", "ask for captures instead")
+        return spatial[-1]
+    layer = model.layers.exact(request.layer, field)
+    if not _plane(layer):
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in layer.outputs) or "nothing"
+        works = [other.name for other in model.layers.firing if _plane(other) > 1]
+        instead = f"it works at {', '.join(map(repr, works[-3:]))}" if works else "ask for captures instead"
+        raise CamNotPossible(field, request.method, f"layer {layer.name!r} puts out {shapes}, not [N, C, H, W]", instead)
+    return layer
+
+
+def _head_layer(model: Model, request: CamRequest) -> Layer:
+    field = f"{request.field}.layer"
+    asked = model.layers.exact(request.layer, field) if request.layer else None
+    if model.gap_head is None:
+        missing = f"model {model.name!r} does not end in a global average pooling and one linear layer, which the method weighs by"
+        raise CamNotPossible(f"{request.field}.method", request.method, missing, "'grad-cam' works at any layer [N, C, H, W]")
+    averaged = [model.layers.exact(name, field) for name in model.gap_head.layers]
+    if asked is None:
+        return [layer for layer in averaged if not layer.container][-1]
+    if asked not in averaged:
+        missing = f"layer {asked.name!r} is not what the network averages before its linear layer"
+        raise CamNotPossible(field, request.method, missing, f"it works at {', '.join(repr(layer.name) for layer in averaged)}")
+    return asked
+
+
+def _plane(layer: Layer) -> int:
+    """Cells of the plane of a layer that puts out one [N, C, H, W]; 0 of any other."""
+    if len(layer.outputs) != 1:
+        return 0
+    (output,) = layer.outputs
+    spatial = output.batch_first and output.dtype.is_floating_point and len(output.shape) == 4
+    return output.shape[2] * output.shape[3] if spatial else 0
+
+
+def _check_target(model: Model, target: Target, batch: int, field: str) -> None:
+    if not model.class_count:
+        raise BadInput(field, "a target", "none: the network's output is not [N, classes]")
+    if len(target.classes) not in (0, 1, batch):
+        raise BadInput(f"{field}.classes.indices", f"{len(target.classes)} classes", f"1, or one for each of the {batch} samples")
+    for index in target.classes:
+        if not 0 <= index < model.class_count:
+            raise BadInput(f"{field}.classes.indices", f"class {index}", f"0 to {model.class_count - 1}")

@@ -1,0 +1,95 @@
+"""Every metric with its help text, labels and unit.
+
+The values of the label `model` are names of models that the server has, or "" where a call named none of them.
+"""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_CALLS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
+_HOOKS = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1)  # seconds
+_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
+
+
+class Metrics:
+    """The server's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        model = ("model",)
+        self.requests = Counter(
+            "cutaway_requests", "Calls that ended, by gRPC code.", ("method", "model", "code"), registry=registry
+        )
+        self.request_seconds = Histogram(
+            "cutaway_request_seconds",
+            "From a call's arrival at its handler to its end.",
+            ("method", "model"),
+            buckets=_CALLS,
+            registry=registry,
+        )
+        self.queue_seconds = Histogram(
+            "cutaway_queue_seconds", "How long a prediction waited for its batch.", model, buckets=_CALLS, registry=registry
+        )
+        self.batch_samples = Histogram(
+            "cutaway_batch_samples", "Samples that ran in one batch.", model, buckets=_SAMPLES, registry=registry
+        )
+        self.engine_seconds = Histogram(
+            "cutaway_engine_seconds", "How long the engine ran a batch.", model, buckets=_CALLS, registry=registry
+        )
+        self.predictions_waiting = Gauge(
+            "cutaway_predictions_waiting", "Predictions that wait for a batch now.", model, registry=registry
+        )
+        self.lane_wait_seconds = Histogram(
+            "cutaway_lane_wait_seconds", "How long an introspection waited for a lane.", model, buckets=_CALLS, registry=registry
+        )
+        self.introspections_waiting = Gauge(
+            "cutaway_introspections_waiting", "Introspections that wait for a lane now.", model, registry=registry
+        )
+        self.hook_register_seconds = Histogram(
+            "cutaway_hook_register_seconds",
+            "How long one introspection took to put its hooks on.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
+        self.hook_capture_seconds = Histogram(
+            "cutaway_hook_capture_seconds",
+            "How long copying one layer's tensors took, without waiting for the reader.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
+        self.hook_remove_seconds = Histogram(
+            "cutaway_hook_remove_seconds",
+            "How long one introspection took to take its hooks off and compare with the baseline.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
+        self.captured_bytes = Counter(
+            "cutaway_captured_bytes", "Bytes of tensors copied from layers.", model, registry=registry
+        )
+        self.early_stops = Counter(
+            "cutaway_early_stops", "Forward passes ended after the last layer wanted.", model, registry=registry
+        )
+        self.mirrors_in_use = Gauge(
+            "cutaway_mirrors_in_use", "Mirrors that an introspection holds now.", model, registry=registry
+        )
+        self.mirrors_dropped = Counter(
+            "cutaway_mirrors_dropped", "Mirrors thrown away: the network raised, or hooks were left.", model, registry=registry
+        )
+
+    def gauge_at_scrape(self, name: str, help_text: str, read: Callable[[], Iterable[tuple[str, float]]]) -> None:
+        """Adds a gauge by model whose values are read when they are asked for."""
+
+        class AtScrape(Collector):
+            def collect(self) -> Iterable[Metric]:
+                family = GaugeMetricFamily(name, help_text, labels=("model",))
+                for model, value in read():
+                    family.add_metric((model,), value)
+                yield family
+
+        self.registry.register(AtScrape())

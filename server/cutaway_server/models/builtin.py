@@ -1,0 +1,39 @@
+"""The networks that Cutaway brings along."""
+
+from collections.abc import Callable, Mapping
+from importlib.resources import as_file, files
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cutaway_server.models.mnist.networks import MEAN, STD, GapNet, Net
+from cutaway_server.models.model import InputSpec, Model, prepare
+from cutaway_server.models.preprocessing import ImageSpec
+
+FACTORIES: Mapping[str, Callable[[], nn.Module]] = {"mnist": Net, "mnist-gap": GapNet}
+
+_DIGITS = ImageSpec(
+    color="gray",
+    height=28,
+    width=28,
+    resize_shorter=28,
+    resample="bilinear",
+    mean=(MEAN,),
+    std=(STD,),
+    invert_bright_background=True,
+)
+
+
+def load_builtin(name: str) -> Model:
+    """One of the networks of `FACTORIES` with its trained weights."""
+    network = FACTORIES[name]()
+    with as_file(files("cutaway_server.models.mnist") / f"{name}.safetensors") as path:
+        network.load_state_dict(load_file(path))
+    return prepare(
+        network,
+        name=name,
+        inputs=(InputSpec("x", torch.float32, (-1, 1, 28, 28), _DIGITS),),
+        labels=[str(digit) for digit in range(10)],
+        factory=FACTORIES[name],
+    )

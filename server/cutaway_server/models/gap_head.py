@@ -1,0 +1,74 @@
+"""Whether a network ends in a global average and one linear layer, as class activation maps were published for."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway_server.models.layer_table import LayerTable, argument
+from cutaway_server.models.scores import ScoresKind, probabilities
+from cutaway_server.models.walk import Site, Walk
+
+
+@dataclass(frozen=True)
+class GapHead:
+    """A linear layer on the spatial mean of a feature map.
+
+    Attributes:
+        linear: path of the linear module; row c of its weight is class c's.
+        layers: names of the layers [N, C, H, W] whose mean over space is what it takes, in order of execution.
+    """
+
+    linear: str
+    layers: tuple[str, ...]
+
+
+def find_gap_head(
+    network: nn.Module, table: LayerTable, kind: ScoresKind, arguments: tuple[Tensor, ...]
+) -> GapHead | None:
+    """Runs the network once and compares numbers: structure alone does not tell what a forward pass does.
+
+    Args:
+        network: private to the caller; it is hooked while this runs.
+    """
+    seen = _Seen()
+    with torch.no_grad(), Walk(network, seen, operations=True):
+        scores = network(*arguments)
+    if seen.linear is None or scores.ndim != 2 or not _explains(seen.linear_output, scores, kind):
+        return None
+    layers = tuple(
+        table.by_site[site].name
+        for site, mean in seen.means.items()
+        if site in table.by_site and mean.shape == seen.linear_input.shape and torch.allclose(mean, seen.linear_input, atol=1e-5)
+    )
+    return GapHead(seen.linear.path, layers) if layers and seen.linear_input.any() else None
+
+
+class _Seen:
+    """Visitor that keeps the spatial means of all maps, and what the last linear module took and gave."""
+
+    def __init__(self) -> None:
+        self.means: dict[Site, Tensor] = {}
+        self.linear: Site | None = None
+        self.linear_input = self.linear_output = torch.empty(0)
+        self._taken: Any = None
+
+    def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
+        self._taken = argument(inputs)
+
+    def end(self, site: Site, what: object, output: Any) -> None:
+        if isinstance(what, nn.Linear):
+            self.linear, self.linear_input, self.linear_output = site, self._taken, output
+        elif isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            self.means[site] = output.mean(dim=(2, 3))
+
+
+def _explains(logits: Tensor, scores: Tensor, kind: ScoresKind) -> bool:
+    if logits.shape != scores.shape:
+        return False
+    if kind is ScoresKind.SIGMOID:
+        return torch.allclose(logits.sigmoid(), scores, atol=1e-5)
+    if kind is ScoresKind.LOGITS:
+        return torch.equal(logits, scores)
+    return torch.allclose(logits.softmax(dim=1), probabilities(scores, kind), atol=1e-5)

@@ -1,0 +1,116 @@
+"""From pixels to a model-ready tensor, and back from a map's coordinates to the photograph's."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from cutaway_server.errors import BadInput, InputTooLarge
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_BRIGHT = 127.5  # mean luma of a border, of 255, above which the ground counts as bright
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How pixels become a model-ready image: colours, resize, centre crop, 0 … 1, less mean, divided by std.
+
+    Attributes:
+        color: what the channels are.
+        height, width: of the model-ready image, in pixels.
+        resize_shorter: what the shorter side is resized to before the crop, in pixels.
+        resample: filter of the resize, antialiased as Pillow's are.
+        mean, std: one a channel, of pixels scaled to 0 … 1.
+        invert_bright_background: whether a picture with a bright border is inverted first.
+    """
+
+    color: Literal["gray", "rgb"]
+    height: int
+    width: int
+    resize_shorter: int
+    resample: Literal["bilinear", "bicubic"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    invert_bright_background: bool = False
+
+
+class Placement(NamedTuple):
+    """Where the model's input lies on the photograph: x_photograph = scale_x * x_input + offset_x, likewise y. Unit: pixels."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
+def open_image(data: bytes, field: str, pixels_left: int) -> Image.Image:
+    """Decodes one PNG or JPEG whose header states at most `pixels_left` pixels.
+
+    Raises:
+        BadInput: neither of the two, or broken.
+        InputTooLarge: more pixels; nothing was decoded.
+    """
+    broken = BadInput(field, "bytes that are no whole PNG or JPEG", "a PNG or JPEG file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's warning of large pictures: ours is the limit below
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+    except Image.DecompressionBombError as error:
+        raise InputTooLarge(field, "pixels or more", 2 * (Image.MAX_IMAGE_PIXELS or 0), pixels_left) from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise broken from error
+    if image.width * image.height > pixels_left:
+        raise InputTooLarge(field, "pixels", image.width * image.height, pixels_left)
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise broken from error
+    return image
+
+
+def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[NDArray[np.float32], Placement]:
+    """One photograph as the model wants it.
+
+    Returns:
+        [C, height, width] float32, and where that lies on the photograph.
+    """
+    flat = _without_alpha(image)
+    gray_or_rgb = flat.convert("L" if spec.color == "gray" else "RGB")
+    scale = spec.resize_shorter / min(image.size)
+    width, height = (max(round(side * scale), least) for side, least in zip(image.size, (spec.width, spec.height), strict=True))
+    resized = gray_or_rgb.resize((width, height), _FILTERS[spec.resample])
+    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    pixels = np.asarray(resized.crop((left, top, left + spec.width, top + spec.height)), np.float32)
+    if spec.invert_bright_background and _border(np.asarray(gray_or_rgb, np.float32)).mean() > _BRIGHT:
+        pixels = 255 - pixels
+    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+    scale_x, scale_y = image.width / width, image.height / height
+    return (channels / 255 - mean) / std, Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+
+
+def preprocess_all(images: Sequence[Image.Image], spec: ImageSpec) -> tuple[Tensor, tuple[Placement, ...]]:
+    """Photographs as one batch [N, C, height, width] float32, and where each sample lies on its photograph."""
+    arrays, placements = zip(*(preprocess(image, spec) for image in images), strict=True)
+    return torch.from_numpy(np.stack(arrays)), placements
+
+
+def _without_alpha(image: Image.Image) -> Image.Image:
+    """Transparent pixels as white paper shows them: what a drawing program displays."""
+    if image.mode.startswith("I;16"):  # 16-bit gray PNG: Pillow's own conversion clips instead of scaling
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
+
+
+def _border(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([pixels[0].ravel(), pixels[-1].ravel(), pixels[:, 0].ravel(), pixels[:, -1].ravel()])

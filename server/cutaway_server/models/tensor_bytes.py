@@ -1,0 +1,30 @@
+"""A tensor's elements as bytes, for whatever leaves the server."""
+
+import torch
+from torch import Tensor
+
+SENDABLE = frozenset(
+    {
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+    }
+)
+
+
+def is_sendable(tensor: Tensor) -> bool:
+    """Whether the tensor has a plain dtype of the contract and lies in memory as strides say."""
+    return tensor.dtype in SENDABLE and tensor.layout is torch.strided
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The elements of a sendable tensor, row-major, in this machine's (little-endian) order. No copy where none is needed."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())

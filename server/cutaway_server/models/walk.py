@@ -1,0 +1,191 @@
+"""Follows one forward pass through a network and says, at each layer's begin and end, which layer it is.
+
+Modules are followed by hooks, functional operations by a `TorchFunctionMode` and the stack of modules that are running. Nothing is
+traced, so the network may be any Python, and what ran is what is reported.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in a forward pass a layer runs: the nth call of a module, or of an operation within a module.
+
+    Attributes:
+        path: of the module; for an operation, of the innermost module that it runs in ("" for the network itself).
+        op: name of the operation; empty for a module call.
+        nth: how many calls of the same module, or of the same operation in the same module, came before.
+    """
+
+    path: str
+    op: str
+    nth: int
+
+
+class Visitor(Protocol):
+    """What is told of each layer. Raising ends the forward pass."""
+
+    def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
+        """A layer is about to run on these positional arguments."""
+
+    def end(self, site: Site, what: object, output: Any) -> Any:
+        """A layer, the module or function `what`, has run; what is returned, unless None, takes the place of its output."""
+
+
+class Walk:
+    """Context manager around one forward pass: hooks every module while it is open, and none after.
+
+    Args:
+        root: the network. It must be private to the caller: its hooks fire for whoever runs it.
+        visitor: told of each layer.
+        operations: whether functional operations are followed too.
+    """
+
+    def __init__(self, root: nn.Module, visitor: Visitor, *, operations: bool) -> None:
+        self._root = root
+        self._visitor = visitor
+        self._operations = _Operations(self) if operations else None
+        self._running: list[_Frame] = [_Frame(Site("", "", 0), leaf=False)]
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> Self:
+        for path, module in named_modules(self._root).items():
+            self._handles.append(module.register_forward_pre_hook(self._begin(path, leaf=is_leaf(module))))
+            self._handles.append(module.register_forward_hook(self._end(path)))
+        if self._operations:
+            self._operations.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._operations:
+            self._operations.__exit__(kind, error, trace)
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, path: str, *, leaf: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            site = Site(path, "", self._counts[path, ""])
+            self._counts[path, ""] += 1
+            self._running.append(_Frame(site, leaf))
+            with self._unseen():
+                self._visitor.begin(site, inputs)
+
+        return hook
+
+    def _end(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            frame = self._running.pop()
+            while frame.site.path != path:  # left over from a module that raised and whose caller went on
+                frame = self._running.pop()
+            with self._unseen():
+                return self._visitor.end(frame.site, module, output)
+
+        return hook
+
+    @contextmanager
+    def _unseen(self) -> Iterator[None]:
+        """The visitor's own operations are not the network's."""
+        if not self._operations:
+            yield
+            return
+        self._operations.paused = True
+        try:
+            yield
+        finally:
+            self._operations.paused = False
+
+    def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs one functional operation, telling the visitor where it is a layer: tensors in, tensors out, not inside a leaf."""
+        scope = self._running[-1]
+        if scope.leaf or func.__name__ in _LOOKUPS or not any(True for _ in tensors(args)):
+            return func(*args, **kwargs)
+        path, op = scope.site.path, operation_name(func)
+        site = Site(path, op, self._counts[path, op])
+        self._visitor.begin(site, args)
+        output = func(*args, **kwargs)
+        if not any(True for _ in tensors(output)):  # x.size(0), x.dim()
+            return output
+        self._counts[path, op] += 1
+        replaced = self._visitor.end(site, func, output)
+        return output if replaced is None else replaced
+
+
+class _Frame(NamedTuple):
+    site: Site
+    leaf: bool
+
+
+class _Operations(TorchFunctionMode):
+    """Active in the one thread that entered it."""
+
+    def __init__(self, walk: Walk) -> None:
+        super().__init__()
+        self._walk = walk
+        self.paused = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        return self._walk.operation(func, args, kwargs or {})
+
+
+def named_modules(root: nn.Module) -> dict[str, nn.Module]:
+    """Each module below the root once, under the first of its paths."""
+    return {path: module for path, module in root.named_modules() if path}
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether operations inside are the module's own doing: so with PyTorch's modules, its mere containers left out."""
+    return type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
+
+
+def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a nested value with their paths: "" for the value itself, else indices and keys joined by dots."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, tuple | list):
+        for index, member in enumerate(value):
+            yield from tensors(member, f"{path}.{index}" if path else str(index))
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield from tensors(member, f"{path}.{key}" if path else str(key))
+
+
+_LOOKUPS = frozenset({"__get__", "__set__", "__delete__"})  # x.shape, x.data: no operations
+# What Python's operators become on a tensor, back to the names that torch.fx gives them.
+_OPERATORS = {
+    **{name: name for name in ("add", "sub", "mul", "matmul", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")},
+    **{"div": "truediv", "add_": "add", "sub_": "sub", "mul_": "mul", "div_": "truediv", "pow_": "pow"},
+    **{f"__r{name}__": name for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod")},
+    "__rdiv__": "truediv",
+}
+
+
+def operation_name(func: Callable[..., Any]) -> str:
+    """What an operation is called: "relu", "max_pool2d"; "add" for `x + y` and `x += y`, "getitem" for `x[0]`."""
+    name = func.__name__
+    if is_method(func) or name.startswith("__"):
+        return _OPERATORS.get(name, name.strip("_") if name.startswith("__") else name)
+    return name
+
+
+def is_method(func: Callable[..., Any]) -> bool:
+    """Whether an operation is a method of the tensor. Python's operators are, to PyTorch."""
+    return getattr(Tensor, func.__name__, None) is func
+
+
+def is_operator(func: Callable[..., Any]) -> bool:
+    """Whether an operation is, as far as can be told, one of Python's operators: `x + y` and `x.add(y)` are the same call."""
+    return func.__name__.startswith("__") or (is_method(func) and func.__name__ in _OPERATORS)

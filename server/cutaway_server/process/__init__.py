@@ -1,0 +1,1 @@
+"""Start-up and shutdown, configuration, and the command `cutaway serve`."""

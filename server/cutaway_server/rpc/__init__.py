@@ -1,0 +1,1 @@
+"""The only room that knows protobuf and gRPC: decode, call, encode."""

@@ -1,0 +1,95 @@
+"""What every call has: a request id, a deadline, log lines, metrics, and refusals turned into status."""
+
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import structlog
+
+from cutaway_server.errors import Cancelled, DeadlinePassed, Refusal
+from cutaway_server.metrics import Metrics
+from cutaway_server.models.repository import Repository
+from cutaway_server.rpc.errors import abort, code_of
+
+log = structlog.get_logger()
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class Calls:
+    """Opens and closes calls.
+
+    Args:
+        call_seconds: what a call without a deadline may take, and at most one with.
+        log_success: whether calls that went well are logged too.
+    """
+
+    def __init__(self, metrics: Metrics, repository: Repository, *, call_seconds: float, log_success: bool) -> None:
+        self._metrics = metrics
+        self._repository = repository
+        self._call_seconds = call_seconds
+        self._log_success = log_success
+
+    @contextmanager
+    def open(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator["OpenCall"]:
+        """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL."""
+        began = time.monotonic()
+        model = getattr(request, "model", "")
+        call = OpenCall(_request_id(context), began + self._seconds_left(context))
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=method, model=model[:100])
+        code = grpc.StatusCode.OK
+        try:
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
+            yield call
+        except Refusal as refusal:
+            refusal = call.reason_to_end(refusal)
+            code = code_of(refusal)
+            log.info("refused", code=code.name, reason=str(refusal))
+            abort(context, refusal)
+        except GeneratorExit:  # the stream was given up: nobody is there to be told
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            log.exception("the server failed")
+            context.abort(code, f"the server failed; its log has the cause under request id {call.request_id}")
+        finally:
+            known = model if any(known.name == model for known in self._repository) else ""
+            self._metrics.requests.labels(method, known, code.name).inc()
+            self._metrics.request_seconds.labels(method, known).observe(time.monotonic() - began)
+            if self._log_success and code is grpc.StatusCode.OK:
+                log.info("answered", seconds=round(time.monotonic() - began, 6))
+            structlog.contextvars.clear_contextvars()
+
+    def _seconds_left(self, context: grpc.ServicerContext) -> float:
+        left = context.time_remaining()
+        return self._call_seconds if left is None else min(left, self._call_seconds)
+
+
+class OpenCall:
+    """A call that is open.
+
+    Attributes:
+        request_id: the client's x-request-id, or one made up.
+        deadline: on the monotonic clock, in seconds.
+    """
+
+    def __init__(self, request_id: str, deadline: float) -> None:
+        self.request_id = request_id
+        self.deadline = deadline
+
+    def reason_to_end(self, refusal: Refusal) -> Refusal:
+        """gRPC tells of a passed deadline by cancelling: say which it was."""
+        if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
+            return DeadlinePassed("before the call was done")
+        return refusal
+
+
+def _request_id(context: grpc.ServicerContext) -> str:
+    for key, value in context.invocation_metadata():
+        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

@@ -1,0 +1,204 @@
+"""From request messages to what the wings take. What comes out is valid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
+from cutaway_server.errors import BadInput, InputTooLarge, NotImplementedHere
+from cutaway_server.introspection.plan import CamRequest, CaptureKind, CaptureRequest, Target
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.preprocessing import Placement, open_image, preprocess_all
+from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.tensors import decode_tensor, dtype_name
+
+_LAYOUTS = {
+    input_pb2.PIXEL_LAYOUT_NHWC: (4, (0, 1, 2, 3)),
+    input_pb2.PIXEL_LAYOUT_NCHW: (4, (0, 2, 3, 1)),
+    input_pb2.PIXEL_LAYOUT_NHW: (3, (0, 1, 2)),
+}
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A network's arguments, the batch first, and where each sample lies on its photograph, if it came as one."""
+
+    arguments: tuple[Tensor, ...]
+    placements: tuple[Placement, ...]
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return len(self.arguments[0])
+
+
+def decode_inputs(model: Model, inputs: Sequence[input_pb2.Input], limits: Limits) -> Decoded:
+    """All inputs of a call.
+
+    Raises:
+        BadInput, InputTooLarge: names the field, what came and what is expected.
+    """
+    placed = {}
+    for position, message in enumerate(inputs):
+        field = f"inputs[{position}]"
+        spec = _spec(model, message.name, field)
+        if spec.name in placed:
+            raise BadInput(f"{field}.name", f"a second input {spec.name!r}", "each input once")
+        placed[spec.name] = _decode_input(message, spec, field, limits)
+    for spec in model.inputs:
+        if spec.name not in placed:
+            raise BadInput("inputs", f"no input {spec.name!r}", f"one for each of {', '.join(s.name for s in model.inputs)}")
+    arguments = tuple(placed[spec.name][0].to(model.device) for spec in model.inputs)
+    if len({len(argument) for argument in arguments}) > 1:
+        raise BadInput("inputs", f"batches of {[len(argument) for argument in arguments]}", "the same batch size for all inputs")
+    return Decoded(arguments, placed[model.inputs[0].name][1])
+
+
+def _spec(model: Model, name: str, field: str) -> InputSpec:
+    if not name and len(model.inputs) == 1:
+        return model.inputs[0]
+    for spec in model.inputs:
+        if spec.name == name:
+            return spec
+    raise BadInput(f"{field}.name", repr(name[:100]), f"one of {', '.join(repr(spec.name) for spec in model.inputs)}")
+
+
+def _decode_input(
+    message: input_pb2.Input, spec: InputSpec, field: str, limits: Limits
+) -> tuple[Tensor, tuple[Placement, ...]]:
+    which = message.WhichOneof("value")
+    if which is None:
+        raise BadInput(field, "no value", "a tensor or images")
+    if which == "tensor" and not (message.tensor.dtype == tensor_pb2.DATA_TYPE_UINT8 and spec.dtype != torch.uint8):
+        return _model_ready(decode_tensor(message.tensor, f"{field}.tensor"), spec, f"{field}.tensor"), ()
+    if spec.image is None:
+        raise BadInput(f"{field}.{which}", "pixels", f"a model-ready {_wanted(spec)}: this model has no preprocessing")
+    images = _pictures(message, field, limits) if which == "tensor" else _photographs(message.images, f"{field}.images", limits)
+    size = len(images) * math.prod(spec.shape[1:]) * spec.dtype.itemsize
+    if size > limits.input_bytes:
+        raise InputTooLarge(field, "bytes of model-ready input", size, limits.input_bytes)
+    ready, placements = preprocess_all(images, spec.image)
+    return ready.to(spec.dtype), placements
+
+
+def _model_ready(tensor: Tensor, spec: InputSpec, field: str) -> Tensor:
+    """Raises BadInput unless the tensor is of the spec's dtype and shape, not empty, and finite."""
+    if tensor.dtype != spec.dtype:
+        raise BadInput(f"{field}.dtype", dtype_name(tensor.dtype), f"a {_wanted(spec)}, or UINT8 pixels" if spec.image else _wanted(spec))
+    fits = tensor.ndim == len(spec.shape) and all(
+        wanted in (-1, size) for size, wanted in zip(tensor.shape[1:], spec.shape[1:], strict=True)
+    )
+    if not fits:
+        raise BadInput(f"{field}.shape", str(list(tensor.shape)), f"{_wanted(spec)}, the batch first")
+    if not tensor.numel():
+        raise BadInput(f"{field}.shape", f"an empty batch {list(tensor.shape)}", "at least one sample")
+    if tensor.dtype.is_floating_point and not tensor.isfinite().all():
+        bad = int((~tensor.isfinite()).sum())
+        raise BadInput(f"{field}.data", f"{bad:,} values that are NaN or infinite", "finite values only")
+    return tensor
+
+
+def _pictures(message: input_pb2.Input, field: str, limits: Limits) -> list[Image.Image]:
+    """UINT8 pixels as pictures."""
+    names = ", ".join(input_pb2.PixelLayout.Name(layout).removeprefix("PIXEL_LAYOUT_") for layout in _LAYOUTS)
+    if message.layout not in _LAYOUTS:
+        raise BadInput(f"{field}.layout", "none", f"one of {names}: UINT8 tensors are pixels")
+    axes, order = _LAYOUTS[message.layout]
+    pixels = decode_tensor(message.tensor, f"{field}.tensor")
+    layout = input_pb2.PixelLayout.Name(message.layout).removeprefix("PIXEL_LAYOUT_")
+    if pixels.ndim != axes or (axes == 4 and pixels.permute(order).shape[3] not in (1, 3)):
+        raise BadInput(f"{field}.tensor.shape", str(list(pixels.shape)), f"{layout} with 1 or 3 channels")
+    if not pixels.numel():
+        raise BadInput(f"{field}.tensor.shape", f"no pixels {list(pixels.shape)}", "at least one picture of one pixel")
+    last = pixels.permute(order).contiguous()
+    if last[..., 0].numel() > limits.pixels if axes == 4 else last.numel() > limits.pixels:
+        raise InputTooLarge(f"{field}.tensor", "pixels", last.shape[:3].numel(), limits.pixels)
+    gray = axes == 3 or last.shape[3] == 1
+    return [Image.fromarray((picture.reshape(picture.shape[:2]) if gray else picture).numpy()) for picture in last]
+
+
+def _photographs(message: input_pb2.EncodedImages, field: str, limits: Limits) -> list[Image.Image]:
+    if not message.files:
+        raise BadInput(f"{field}.files", "none", "at least one PNG or JPEG")
+    images: list[Image.Image] = []
+    left = limits.pixels
+    for position, data in enumerate(message.files):
+        image = open_image(data, f"{field}.files[{position}]", left)
+        left -= image.width * image.height
+        images.append(image)
+    return images
+
+
+def _wanted(spec: InputSpec) -> str:
+    return f"{dtype_name(spec.dtype)} tensor [{', '.join(['N', *map(str, spec.shape[1:])])}]"
+
+
+_KINDS = {
+    introspect_pb2.CAPTURE_KIND_UNSPECIFIED: CaptureKind.OUTPUT,
+    introspect_pb2.CAPTURE_KIND_OUTPUT: CaptureKind.OUTPUT,
+    introspect_pb2.CAPTURE_KIND_INPUT: CaptureKind.INPUT,
+    introspect_pb2.CAPTURE_KIND_GRADIENT: CaptureKind.GRADIENT,
+}
+
+
+def decode_captures(messages: Sequence[introspect_pb2.Capture]) -> list[CaptureRequest]:
+    """What is to be captured.
+
+    Raises:
+        BadInput: no layer, or a target for what has none.
+        NotImplementedHere: a reduction.
+    """
+    return [_decode_capture(message, f"captures[{index}]") for index, message in enumerate(messages)]
+
+
+def _decode_capture(message: introspect_pb2.Capture, field: str) -> CaptureRequest:
+    if not message.layer:
+        raise BadInput(f"{field}.layer", "an empty name", "a layer's name or a glob")
+    kind = _KINDS.get(message.kind)
+    if kind is None:
+        raise BadInput(f"{field}.kind", f"value {message.kind}", "OUTPUT, INPUT or GRADIENT")
+    if message.HasField("target") and kind is not CaptureKind.GRADIENT:
+        raise BadInput(f"{field}.target", f"a target for {kind.name}", "one for GRADIENT only")
+    reduction = message.WhichOneof("reduction")
+    if reduction:
+        raise NotImplementedHere(f"{field}.{reduction}", f"the reduction {reduction!r}", "leave it out to get the whole tensor")
+    if message.precision:
+        raise NotImplementedHere(f"{field}.precision", "another precision than the layer's", "leave it out")
+    return CaptureRequest(field, message.layer, kind, _decode_target(message.target, f"{field}.target"))
+
+
+def decode_cams(messages: Sequence[introspect_pb2.Cam]) -> list[CamRequest]:
+    """Which maps are to be made.
+
+    Raises:
+        BadInput, NotImplementedHere: names the field.
+    """
+    requests = []
+    for index, message in enumerate(messages):
+        field = f"cams[{index}]"
+        probability = _decode_score(message.settings.score, f"{field}.settings.score")
+        if probability and message.method == "cam":
+            raise BadInput(f"{field}.settings.score", "PROBABILITY", "MODEL: 'cam' weighs by the weights of the class's logit")
+        target = _decode_target(message.target, f"{field}.target", probability)
+        relu = message.settings.relu if message.settings.HasField("relu") else None
+        requests.append(CamRequest(field, message.method, message.layer, target, relu))
+    return requests
+
+
+def _decode_score(score: int, field: str) -> bool:
+    if score not in introspect_pb2.Score.values():
+        raise BadInput(field, f"value {score}", "MODEL or PROBABILITY")
+    return score == introspect_pb2.SCORE_PROBABILITY
+
+
+def _decode_target(message: introspect_pb2.Target, field: str, probability: bool = False) -> Target:
+    which = message.WhichOneof("target")
+    if which in ("top_k", "contrast"):
+        raise NotImplementedHere(f"{field}.{which}", f"the target {which!r}", "give 'predicted' or 'classes'")
+    if which == "classes" and not message.classes.indices:
+        raise BadInput(f"{field}.classes.indices", "none", "one for all samples, or one for each")
+    return Target(tuple(message.classes.indices), probability)

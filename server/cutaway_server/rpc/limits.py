@@ -1,0 +1,24 @@
+"""What one call may ask for. Checked at start-up; each has its flag."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a call.
+
+    Attributes:
+        message_bytes: of one message, in or out.
+        pixels: of all photographs and uint8 pictures of a call, before they are decoded.
+        input_bytes: of all model-ready inputs of a call.
+        call_seconds: that a call without a deadline may take, and at most one with.
+        stall_seconds: that the reader of a stream may stand still.
+        buffer_bytes: that an introspection holds for its reader.
+    """
+
+    message_bytes: int
+    pixels: int
+    input_bytes: int
+    call_seconds: float
+    stall_seconds: float
+    buffer_bytes: int

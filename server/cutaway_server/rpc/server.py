@@ -1,0 +1,69 @@
+"""The gRPC server: our service, health and reflection on one port."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cutaway_server.rpc.inference import SERVICE, InferenceService
+from cutaway_server.rpc.limits import Limits
+
+_MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
+
+
+class AddressInUse(OSError):
+    """The address to listen on cannot be had."""
+
+
+class RpcServer:
+    """Serves on one address. NOT_SERVING until `ready`.
+
+    Args:
+        address: HOST:PORT; port 0 takes a free one.
+        waiting_predictions: how many calls of Predict may wait at the same time: each holds a thread.
+    Raises:
+        AddressInUse: another process listens there, or the host is not this machine's.
+    """
+
+    def __init__(
+        self, service: InferenceService, address: str, *, limits: Limits, waiting_predictions: int, with_reflection: bool
+    ) -> None:
+        self._pool = ThreadPoolExecutor(waiting_predictions + _MANAGEMENT_THREADS, thread_name_prefix="call")
+        self._server = grpc.server(
+            self._pool,
+            options=[
+                ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_send_message_length", limits.message_bytes),
+                ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a silent half of the calls
+            ],
+        )
+        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._health = health.HealthServicer(experimental_non_blocking=True)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if with_reflection:
+            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        host = address.rpartition(":")[0]
+        try:
+            self.address = f"{host}:{self._server.add_insecure_port(address)}"
+        except RuntimeError as error:
+            raise AddressInUse(f"cannot listen on {address}: it is taken, or not an address of this machine") from error
+
+    def start(self) -> None:
+        """Takes calls from now on; health says NOT_SERVING."""
+        self._server.start()
+
+    def ready(self) -> None:
+        """Health says SERVING from now on."""
+        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def drain(self, seconds: float) -> None:
+        """Health goes NOT_SERVING, new calls are refused, running ones finish within so many seconds or are cancelled."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(seconds).wait()
+        self._pool.shutdown()
+
+    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        self._health.set("", status)
+        self._health.set(SERVICE, status)

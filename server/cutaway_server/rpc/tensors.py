@@ -1,0 +1,56 @@
+"""Element types on the wire and in PyTorch, and tensors between the two."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cutaway.v1 import tensor_pb2
+from cutaway_server.errors import BadInput
+from cutaway_server.models.tensor_bytes import raw_bytes
+
+DTYPES = {
+    tensor_pb2.DATA_TYPE_FLOAT32: torch.float32,
+    tensor_pb2.DATA_TYPE_FLOAT16: torch.float16,
+    tensor_pb2.DATA_TYPE_BFLOAT16: torch.bfloat16,
+    tensor_pb2.DATA_TYPE_FLOAT64: torch.float64,
+    tensor_pb2.DATA_TYPE_INT8: torch.int8,
+    tensor_pb2.DATA_TYPE_INT16: torch.int16,
+    tensor_pb2.DATA_TYPE_INT32: torch.int32,
+    tensor_pb2.DATA_TYPE_INT64: torch.int64,
+    tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
+    tensor_pb2.DATA_TYPE_BOOL: torch.bool,
+}
+WIRE_DTYPES = {dtype: wire for wire, dtype in DTYPES.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """FLOAT32 for torch.float32, as the contract spells it; PyTorch's own word for what the contract lacks."""
+    wire = WIRE_DTYPES.get(dtype)
+    return tensor_pb2.DataType.Name(wire).removeprefix("DATA_TYPE_") if wire else str(dtype).removeprefix("torch.")
+
+
+def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
+    """The tensor in a message, in memory of its own.
+
+    Raises:
+        BadInput: no dtype, a negative size, or another number of bytes than dtype and shape ask for.
+    """
+    dtype = DTYPES.get(message.dtype)
+    if dtype is None:
+        names = ", ".join(map(dtype_name, WIRE_DTYPES))
+        raise BadInput(f"{field}.dtype", "none" if not message.dtype else f"value {message.dtype}", f"one of {names}")
+    shape = tuple(message.shape)
+    if any(size < 0 for size in shape):
+        raise BadInput(f"{field}.shape", str(list(shape)), "no negative size")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(message.data) != expected:
+        raise BadInput(f"{field}.data", f"{len(message.data):,} bytes", f"{expected:,} bytes for {dtype_name(dtype)} {list(shape)}")
+    if not expected:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(message.data), dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+def encode_tensor(tensor: Tensor) -> tensor_pb2.Tensor:
+    """A tensor as a message."""
+    return tensor_pb2.Tensor(dtype=WIRE_DTYPES[tensor.dtype], shape=tensor.shape, data=bytes(raw_bytes(tensor)))

@@ -1,0 +1,229 @@
+"""The command against a server that answers by hand: tables, JSON, files, and one clear line when it fails."""
+
+import json
+import sys
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cutaway.cli import main
+from cutaway.cli._output_files import safe
+from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
+
+from . import fake
+
+SCORES = np.array([[0.5, 4.0, -1.0]], np.float32)
+
+
+@pytest.fixture
+def run(server):
+    server.answers["ListModels"] = fake.models()
+    server.answers["GetModel"] = inference_pb2.GetModelResponse(model=fake.model(layers=True))
+    server.answers["Predict"] = fake.prediction(SCORES, top=[1])
+    server.answers["Introspect"] = fake.complete_stream()
+    return lambda *words: CliRunner().invoke(main, [*words, "--server", server.address])
+
+
+@pytest.fixture
+def digit(tmp_path):
+    file = tmp_path / "digit.png"
+    Image.new("L", (28, 28)).save(file)
+    return str(file)
+
+
+def test_version():
+    assert CliRunner().invoke(main, ["--version"]).output.startswith("cutaway 0.")
+
+
+def test_models(run):
+    result = run("models")
+    assert result.exit_code == 0, result.output
+    assert "mnist" in result.stdout
+    assert "grad-cam" in result.stdout
+    (model,) = json.loads(run("models", "--json").stdout)
+    assert (model["name"], model["inputs"][0]["shape"]) == ("mnist", [-1, 1, 28, 28])
+
+
+def test_layers(run):
+    result = run("layers", "mnist")
+    assert result.exit_code == 0, result.output
+    assert "N x 2 x 3 x 3" in result.stdout
+    assert "it is never called" in result.stdout
+    conv, spare = json.loads(run("layers", "mnist", "--json").stdout)
+    assert (conv["outputs"][0]["bytes"], spare["index"]) == (72, -1)
+
+
+def test_predict(run, server, digit):
+    result = run("predict", "mnist", digit, "--top", "1")
+    assert result.exit_code == 0, result.output
+    assert "digit.png" in result.stdout
+    assert "class 1 (75.0%)" in result.stdout
+    asked = predict_pb2.PredictRequest.FromString(server.requests["Predict"])
+    assert asked.inputs[0].images.files[0][:4] == b"\x89PNG"
+    answer = json.loads(run("predict", "mnist", digit, "--json").stdout)
+    assert answer["scores"] == SCORES.tolist()
+    assert answer["top"][0][0] == {"index": 1, "label": "class 1", "score": 4.0, "probability": 0.75}
+
+
+def test_several_files_are_one_batch(run, server, tmp_path):
+    np.save(tmp_path / "two.npy", np.zeros((2, 28, 28), np.uint8))
+    np.save(tmp_path / "one.npy", np.zeros((1, 28, 28), np.uint8))
+    server.answers["Predict"] = fake.prediction(np.repeat(SCORES, 3, 0), top=[0, 1, 2])
+    result = run("predict", "mnist", str(tmp_path / "two.npy"), str(tmp_path / "one.npy"), "--json")
+    assert json.loads(result.stdout)["samples"] == ["two.npy[0]", "two.npy[1]", "one.npy"]
+    asked = predict_pb2.PredictRequest.FromString(server.requests["Predict"])
+    assert list(asked.inputs[0].tensor.shape) == [3, 28, 28]
+
+
+def test_json_has_no_nan(run, server, digit):
+    server.answers["Predict"] = fake.prediction(np.array([[np.nan, np.inf, 1]]))
+    assert json.loads(run("predict", "mnist", digit, "--json").stdout)["scores"] == [[None, None, 1.0]]
+
+
+LOOK = ("--layer", "conv1", "--input", "fc1", "--gradient", "conv1", "--cam", "grad-cam@conv1?class=1")
+
+
+def test_introspect(run, server, digit):
+    result = run("introspect", "mnist", digit, *LOOK)
+    assert result.exit_code == 0, result.output
+    for word in ("output/conv1", "input/fc1", "gradient/conv1", "grad-cam", "forward 1.5 ms", "class 1 (75.0%)"):
+        assert word in result.stdout
+    asked = introspect_pb2.IntrospectRequest.FromString(server.requests["Introspect"])
+    assert [capture.layer for capture in asked.captures] == ["conv1", "fc1", "conv1"]
+    (cam,) = asked.cams
+    assert (cam.method, cam.layer, list(cam.target.classes.indices)) == ("grad-cam", "conv1", [1])
+
+
+def test_introspect_as_json(run, digit):
+    seen = json.loads(run("introspect", "mnist", digit, *LOOK, "--json").stdout)
+    assert [capture["key"] for capture in seen["captures"]] == ["output/conv1", "input/fc1", "gradient/conv1"]
+    assert (seen["captures"][0]["mean"], seen["captures"][0]["shape"]) == (8.5, [1, 2, 3, 3])
+    assert seen["cams"][0]["placement"] == [{"scale_x": 14, "scale_y": 14, "offset_x": 0, "offset_y": 0}]
+    assert (seen["request_id"], seen["failures"], seen["files"]) == ("r1", [], [])
+
+
+def test_introspect_writes_pictures_and_values(run, digit, tmp_path):
+    out = tmp_path / "out"
+    result = run("introspect", "mnist", digit, *LOOK, "--out", str(out))
+    assert result.exit_code == 0, result.output
+    names = {"output-conv1.png", "input-fc1.png", "gradient-conv1.png", "cam0-grad-cam-conv1.png", "values.npz"}
+    assert {file.name for file in out.iterdir()} == names
+    assert all(f"wrote {out / name}" in result.stdout for name in names)
+    with np.load(out / "values.npz") as values:
+        assert set(values) == {"output/conv1", "input/fc1", "gradient/conv1", "cam/0", "scores"}
+        assert values["output/conv1"].tolist() == np.arange(18).reshape(1, 2, 3, 3).tolist()
+    with Image.open(out / "cam0-grad-cam-conv1.png") as picture:
+        assert picture.width >= 280
+
+
+def test_several_samples_get_a_folder_each(run, server, tmp_path):
+    np.save(tmp_path / "two.npy", np.zeros((2, 1, 28, 28), np.float32))
+    server.answers["Introspect"] = [
+        fake.started(cams=1),
+        fake.whole(1, np.ones((2, 4)), **fake.capture("fc1")),
+        fake.whole(2, np.ones((2, 3, 3)), **fake.cam(classes=[0, 7])),
+        fake.finished(),
+    ]
+    result = run("introspect", "mnist", str(tmp_path / "two.npy"), "--layer", "*", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    for sample in ("sample-0", "sample-1"):
+        names = {file.name for file in (tmp_path / "out" / sample).iterdir()}
+        assert names == {"output-fc1.png", "cam0-grad-cam-conv1.png"}
+
+
+def test_what_failed_is_told_after_all_else_was_written(run, server, digit, tmp_path):
+    lost = introspect_pb2.CaptureHeader(layer="fft", kind=introspect_pb2.CAPTURE_KIND_OUTPUT)
+    server.answers["Introspect"] = [
+        fake.started(),
+        fake.failed(12, "complex tensors do not travel", capture=lost),
+        fake.whole(1, np.ones((1, 4)), **fake.capture("fc1")),
+        fake.finished(),
+    ]
+    result = run("introspect", "mnist", digit, "--layer", "*", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert result.stderr == "Error: output/fft: complex tensors do not travel\n"
+    assert (tmp_path / "out" / "output-fc1.png").exists()
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\\c", "layer1.0.conv", "ünï", "a" * 500])
+def test_layer_names_stay_in_their_folder(name):
+    assert "/" not in safe(name)
+    assert "\\" not in safe(name)
+    assert len(safe(name)) <= 200
+
+
+def test_errors_are_one_line(run, server, digit, tmp_path):
+    del server.answers["Predict"]
+    result = run("predict", "mnist", digit)
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: not here\n")
+
+    np.save(tmp_path / "doubt.npy", np.zeros((28, 28), np.uint8))
+    result = run("predict", "mnist", str(tmp_path / "doubt.npy"))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: uint8 pixels of shape (28, 28)")
+
+    np.save(tmp_path / "complex.npy", np.zeros((1, 2), complex))
+    result = run("predict", "mnist", str(tmp_path / "complex.npy"))
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_nobody_listens(digit):
+    result = CliRunner().invoke(main, ["models"], env={"CUTAWAY_SERVER": "127.0.0.1:1"})
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: no answer from a server at 127.0.0.1:1 (")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("introspect", "mnist"),
+        ("predict",),
+        ("predict", "mnist", "/no/such/file.png"),
+        ("layers", "mnist", "--timeout", "0"),
+    ],
+)
+def test_wrong_use_exits_with_2(run, words):
+    assert run(*words).exit_code == 2
+
+
+def test_wrong_looks_exit_with_2(run, digit):
+    assert run("introspect", "mnist", digit).exit_code == 2
+    for cam in ("", "@conv1", "cam?class=", "cam?class=x", "cam?klass=1", "cam@"):
+        result = run("introspect", "mnist", digit, "--cam", cam)
+        assert result.exit_code == 2, cam
+        assert "is not METHOD[@LAYER][?class=K]" in result.stderr
+
+
+def test_serve_without_the_server(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cutaway_server.process.main", None)
+    result = CliRunner().invoke(main, ["serve", "--listen", "127.0.0.1:0"])
+    assert result.exit_code == 1
+    assert "pip install 'cutaway[server]'" in result.stderr
+
+
+def test_serve_hands_over_to_the_servers_own_command(monkeypatch):
+    @click.command()
+    @click.option("--listen")
+    def own(listen):
+        """The server's own help."""
+        click.echo(f"listening on {listen}")
+
+    module = type(sys)("cutaway_server.process.main")
+    module.serve = own
+    monkeypatch.setitem(sys.modules, "cutaway_server.process.main", module)
+    assert CliRunner().invoke(main, ["serve", "--listen", "here:1"]).output == "listening on here:1\n"
+    help_text = CliRunner().invoke(main, ["serve", "--help"]).output
+    assert "The server's own help." in help_text
+    assert "Usage: main serve" in help_text
+    assert CliRunner().invoke(main, ["serve", "--nonsense"]).exit_code == 2
+
+
+def test_the_demo_needs_the_server(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "cutaway_server", None)
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "pip install 'cutaway[server]'" in result.stderr
