@@ -49,10 +49,7 @@ def _bytes(message) -> bytes:
 @contextmanager
 def running() -> Iterator[FakeServer]:
     fake = FakeServer()
-    handlers = {
-        method: grpc.unary_unary_rpc_method_handler(fake.unary(method))
-        for method in ("ListModels", "GetModel", "Predict")
-    }
+    handlers = {method: grpc.unary_unary_rpc_method_handler(fake.unary(method)) for method in ("ListModels", "GetModel", "Predict")}
     handlers["Introspect"] = grpc.unary_stream_rpc_method_handler(fake.stream("Introspect"))
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))

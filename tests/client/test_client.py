@@ -191,8 +191,7 @@ async def test_async_equals_sync(server, client):
 def facts(event) -> dict:
     """An event's fields, arrays as what can be compared."""
     return {
-        name: (value.dtype.name, value.tolist()) if isinstance(value, np.ndarray) else value
-        for name, value in vars(event).items()
+        name: (value.dtype.name, value.tolist()) if isinstance(value, np.ndarray) else value for name, value in vars(event).items()
     }
 
 

@@ -36,9 +36,7 @@ def test_a_layout_without_doubt_is_inferred(shape, layout):
     assert message.layout == input_pb2.PixelLayout.Value(f"PIXEL_LAYOUT_{layout}")
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 5, 3), (2, 1, 5, 1), (2, 5, 5, 5), (28, 28, 3), (28, 28, 1), (28, 28), (), (1,) * 5]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 5, 3), (2, 1, 5, 1), (2, 5, 5, 5), (28, 28, 3), (28, 28, 1), (28, 28), (), (1,) * 5])
 def test_a_layout_in_doubt_must_be_given(shape):
     with pytest.raises(ValueError, match="give layout="):
         input_messages(np.zeros(shape, np.uint8))
@@ -88,9 +86,7 @@ def test_pictures(tmp_path):
 
     (message,) = input_messages([file, str(file), png(picture), bytearray(png(picture)), picture])
 
-    assert [np.array(Image.open(io.BytesIO(sent))).tolist() for sent in message.images.files] == [
-        PIXELS[0].tolist()
-    ] * 5
+    assert [np.array(Image.open(io.BytesIO(sent))).tolist() for sent in message.images.files] == [PIXELS[0].tolist()] * 5
     assert message.images.files[0] == file.read_bytes()
 
 

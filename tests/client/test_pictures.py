@@ -49,9 +49,7 @@ def test_bilinear_between_centres_by_hand():
     assert heat.inside.all()
 
 
-@given(
-    st.floats(0.5, 30), st.floats(0.5, 30), st.floats(-40, 40), st.floats(-40, 40), st.integers(1, 9), st.integers(1, 9)
-)
+@given(st.floats(0.5, 30), st.floats(0.5, 30), st.floats(-40, 40), st.floats(-40, 40), st.integers(1, 9), st.integers(1, 9))
 def test_any_placement_matches_the_formula(scale_x, scale_y, offset_x, offset_y, height, width):
     values = np.random.default_rng(0).random((height, width))
     heat = pictures.spread(values, Affine(scale_x, scale_y, offset_x, offset_y), 23, 17)

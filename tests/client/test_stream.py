@@ -133,9 +133,7 @@ def test_the_end_needs_finished():
 def test_what_a_newer_server_adds_is_skipped():
     picture = header(ARRAY)
     picture.ClearField("capture")
-    new_event = introspect_pb2.IntrospectResponse.FromString(
-        b"\xfa\x01\x02\x08\x01"
-    )  # event 31, which nobody knows yet
+    new_event = introspect_pb2.IntrospectResponse.FromString(b"\xfa\x01\x02\x08\x01")  # event 31, which nobody knows yet
     events = feed(new_event, chunk(1, DATA[:4], header=picture), chunk(1, DATA[4:], 4), whole(2, ARRAY), finished())
     assert [type(event) for event in events] == [cutaway.Activation, cutaway.Finished]
     assert Assembler().feed(new_event) is None

@@ -153,9 +153,7 @@ def test_an_npz_that_is_none_is_refused(tmp_path: Path) -> None:
         (np.zeros((2, 28, 28), np.uint8), np.array([0, 10], np.uint8), "has a label 10"),
     ],
 )
-def test_arrays_that_are_no_digits_are_refused(
-    tmp_path: Path, images: np.ndarray, labels: np.ndarray, sentence: str
-) -> None:
+def test_arrays_that_are_no_digits_are_refused(tmp_path: Path, images: np.ndarray, labels: np.ndarray, sentence: str) -> None:
     np.savez(tmp_path / "digits.npz", x=images, y=labels)
 
     with pytest.raises(DigitsRefused) as refused:
@@ -266,9 +264,7 @@ def test_the_command_makes_weights_cards_and_samples(copies: Path, tmp_path: Pat
         assert f"{name}: {1 - wrong / 200:.2%} of 200 held-out digits right" in result.output
 
 
-def test_the_same_seed_makes_the_same_files_and_leaves_the_callers_random_stream_alone(
-    copies: Path, tmp_path: Path
-) -> None:
+def test_the_same_seed_makes_the_same_files_and_leaves_the_callers_random_stream_alone(copies: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     made = []
     for folder, seed in (("first", 1), ("again", 1), ("other", 2)):

@@ -41,9 +41,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -73,9 +71,7 @@ class AsyncClient:
         request = predict_request(model, x, top_k=top_k, version=version, layout=layout)
         return _answers.prediction(await self._call(self._stub.Predict, request, timeout))
 
-    async def introspect(
-        self, model: str, x: Inputs, *, timeout: float | None = None, **look: Unpack[Look]
-    ) -> Introspection:
+    async def introspect(self, model: str, x: Inputs, *, timeout: float | None = None, **look: Unpack[Look]) -> Introspection:
         """As Client.introspect."""
         async with self.introspect_stream(model, x, timeout=timeout, **look) as events:
             return gather([event async for event in events])

@@ -45,8 +45,7 @@ def prediction(answer: predict_pb2.PredictResponse) -> Prediction:
 def top_classes(top: Sequence[predict_pb2.TopClasses]) -> tuple[tuple[ScoredClass, ...], ...]:
     """The best classes of each sample."""
     return tuple(
-        tuple(ScoredClass(best.index, best.label, best.score, best.probability) for best in sample.classes)
-        for sample in top
+        tuple(ScoredClass(best.index, best.label, best.score, best.probability) for best in sample.classes) for sample in top
     )
 
 
@@ -77,7 +76,7 @@ def _planned(message: introspect_pb2.PlannedCapture) -> PlannedCapture:
 
 
 def capture_kind(kind: int) -> str:
-    """ "output", "input" or "gradient"; unspecified means output."""
+    """What is taken: "output", "input" or "gradient"; unspecified means output."""
     return word(introspect_pb2.CaptureKind, kind or introspect_pb2.CAPTURE_KIND_OUTPUT)
 
 
@@ -106,7 +105,6 @@ def finished(message: introspect_pb2.Finished) -> Finished:
     for timing in message.stages:
         stages[timing.stage] = stages.get(timing.stage, 0.0) + seconds(timing.duration)
     layers = tuple(
-        LayerTiming(cost.layer, seconds(cost.completed_after), seconds(cost.capture), cost.bytes)
-        for cost in message.layers
+        LayerTiming(cost.layer, seconds(cost.completed_after), seconds(cost.capture), cost.bytes) for cost in message.layers
     )
     return Finished(Timings(stages, layers), message.bytes_sent, message.last_layer)

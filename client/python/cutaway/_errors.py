@@ -35,7 +35,7 @@ from typing import Protocol, cast
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2
 
 
 class Error(Exception):
@@ -223,7 +223,7 @@ def rpc_errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        status = cast(_Status, error)
+        status = cast("_Status", error)
         code = status.code()
         raise _BY_CODE.get(code, Unknown)(
             status.details() or code.name, code=code, details=_details(status.trailing_metadata() or ())

@@ -15,7 +15,7 @@ class PlannedCapture(NamedTuple):
 
     layer: str
     kind: str
-    """ "output", "input" or "gradient"."""
+    """One of "output", "input", "gradient"."""
     path: str
     dtype: str | None
     """None where it is not known."""
@@ -57,7 +57,7 @@ class Activation:
 
     layer: str
     kind: str
-    """ "output", "input" or "gradient"."""
+    """One of "output", "input", "gradient"."""
     path: str
     """Where it stood in a nested value; "" for a value that is itself a tensor."""
     batch_first: bool
@@ -86,7 +86,7 @@ class Prediction:
     scores: Array
     """What the network put out, the batch first; (N, classes) for a classifier."""
     scores_kind: str
-    """ "logits", "log_probabilities", "probabilities" or "sigmoid"."""
+    """One of "logits", "log_probabilities", "probabilities", "sigmoid"."""
     top: tuple[tuple[ScoredClass, ...], ...]
     """For each sample its best classes, best first; empty where top_k was 0."""
 
@@ -150,7 +150,7 @@ class Failure:
     layer: str | None
     """The layer of a capture; None for a CAM."""
     kind: str | None
-    """ "output", "input" or "gradient"; None for a CAM."""
+    """One of "output", "input", "gradient"; None for a CAM."""
     path: str
     cam: int | None
     """Index into the cams of the call; None for a capture."""

@@ -12,7 +12,7 @@ class ImageSpec:
     """How pixels become a model-ready tensor: resize, crop the centre, scale to 0 … 1, subtract mean, divide by std."""
 
     color: str
-    """ "gray" or "rgb"."""
+    """One of "gray", "rgb"."""
     height: int
     """Rows of the model-ready image."""
     width: int
@@ -62,7 +62,7 @@ class Layer:
 
     name: str
     kind: str
-    """ "module", "function" or "method"."""
+    """One of "module", "function", "method"."""
     type: str
     """The module's class ("Conv2d") or the operation ("relu")."""
     index: int
@@ -120,7 +120,7 @@ class Model:
     name: str
     version: str
     state: str
-    """ "loading", "ready" or "failed"."""
+    """One of "loading", "ready", "failed"."""
     state_reason: str
     """Why state is what it is; empty for "ready"."""
     inputs: tuple[InputSpec, ...]

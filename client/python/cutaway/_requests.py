@@ -53,9 +53,7 @@ def predict_request(
     model: str, x: Inputs, *, top_k: int = 0, version: str = "", layout: Layout | None = None
 ) -> predict_pb2.PredictRequest:
     """Asks for a prediction. Raises as input_messages does."""
-    return predict_pb2.PredictRequest(
-        model=model, version=version, inputs=input_messages(x, layout), top_k=_not_negative(top_k)
-    )
+    return predict_pb2.PredictRequest(model=model, version=version, inputs=input_messages(x, layout), top_k=_not_negative(top_k))
 
 
 def introspect_request(

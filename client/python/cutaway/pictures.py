@@ -30,7 +30,7 @@ WIDTH = 1024  # pixels that a grid or a row of bars is fitted to
 TILE = 128  # a small channel is enlarged up to this edge
 LARGEST_TILE = 256  # a large one is reduced to this edge
 MOST_CHANNELS = 256
-MOST_BARS = 240
+MOST_BARS = 500
 SMALLEST_PHOTOGRAPH = 280  # a smaller one is enlarged, so that a digit of 28 x 28 can be seen
 
 Pixels = NDArray[np.uint8]
@@ -80,9 +80,14 @@ def activation(values: Array) -> Image.Image:
     """
     if values.size == 0:
         return _text_image("no elements")
-    if values.ndim <= 1 or values.shape[1:] == (1,) * (values.ndim - 1):
+    if is_vector(values):
         return bars(values.reshape(-1))
     return grid(values.reshape(-1, *values.shape[-2:]))
+
+
+def is_vector(values: Array) -> bool:
+    """Whether it is drawn as bars: no more than one axis has a size above 1, and that is the first."""
+    return values.shape[1:] == (1,) * (values.ndim - 1)
 
 
 def grid(channels: Array, columns: int | None = None) -> Image.Image:
@@ -110,7 +115,7 @@ def _zoom(width: int, height: int, columns: int) -> float:
     edge = max(width, height)
     if edge > LARGEST_TILE:
         return LARGEST_TILE / edge
-    return max(1, min((TILE if columns > 1 else 2 * TILE) // edge, WIDTH // (columns * width)))
+    return max(1, min((TILE if columns > 1 else WIDTH // 2) // edge, WIDTH // (columns * width)))
 
 
 def enlarged(image: Image.Image, zoom: float) -> Image.Image:
@@ -120,11 +125,11 @@ def enlarged(image: Image.Image, zoom: float) -> Image.Image:
 
 
 def bars(values: Array) -> Image.Image:
-    """A vector [C] as bars from a zero line, with indices below; a long one (over 240) as a heat map in rows of 64."""
+    """A vector [C] as bars from a zero line, with indices below; a long one (over 500) as a heat map in rows of 128."""
     if len(values) > MOST_BARS:
-        return grid(np.pad(values, (0, -len(values) % 64)).reshape(1, -1, 64))
+        return grid(np.pad(values, (0, -len(values) % 128)).reshape(1, -1, 128))
     numbers = np.where(np.isfinite(values), values, 0).astype(np.float64)
-    pitch = max(4, min(48, WIDTH // len(values)))
+    pitch = min(48, WIDTH // len(values))
     plot, foot = 120, TEXT + 10
     low, high = min(0.0, float(numbers.min())), max(0.0, float(numbers.max()))
     unit = plot / ((high - low) or 1.0)
@@ -179,9 +184,7 @@ def _between(values: NDArray[np.float64], position: NDArray[np.float64]) -> NDAr
     return mixed
 
 
-def overlay(
-    photograph: Image.Image, values: Array, placement: Affine, smallest: int = SMALLEST_PHOTOGRAPH
-) -> Image.Image:
+def overlay(photograph: Image.Image, values: Array, placement: Affine, smallest: int = SMALLEST_PHOTOGRAPH) -> Image.Image:
     """A map [h, w] on the photograph as it was sent: the hotter, the less of the photograph shows through.
 
     What speaks for the class, from 0 to the map's largest value, glows; what speaks against it (below 0) does not.
@@ -329,4 +332,4 @@ def _text_size(text: str) -> tuple[int, int]:
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Pillow's own font, which has Latin letters; with a size given it is never the bitmap one."""
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
+    return cast("ImageFont.FreeTypeFont", ImageFont.load_default(size))

@@ -20,8 +20,8 @@ log = structlog.get_logger()
 class Lanes:
     """Runs introspections of one model, as many at the same time as there are lanes.
 
-    A lane is held from the first layer until its reader has everything, so what all calls hold for their readers is bounded by lanes
-    times one call's buffer.
+    A lane is held from the first layer until its reader has everything, so what all calls hold for their readers is
+    bounded by lanes times one call's buffer.
 
     Args:
         count: lanes, each with a mirror that is built now.
@@ -42,7 +42,8 @@ class Lanes:
         self._in_use = metrics.mirrors_in_use.labels(model.name)
         self._dropped = metrics.mirrors_dropped.labels(model.name)
         self._threads = [
-            threading.Thread(target=self._work, args=(lane,), name=f"lane-{model.name}-{lane}", daemon=True) for lane in range(count)
+            threading.Thread(target=self._work, args=(lane,), name=f"lane-{model.name}-{lane}", daemon=True)
+            for lane in range(count)
         ]
         for thread in self._threads:
             thread.start()

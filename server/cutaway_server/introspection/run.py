@@ -162,7 +162,7 @@ class _Taps:
         if layer and CaptureKind.INPUT in self._kinds.get(layer.name, ()):
             self._capture(layer, CaptureKind.INPUT, argument(inputs))
 
-    def end(self, site: Site, what: object, output: Any) -> Any:
+    def end(self, site: Site, what: Callable[..., Any], output: Any) -> Any:
         self._call.check()
         layer = self._by_site.get(site)
         if layer is None:
@@ -281,7 +281,7 @@ class _Explanations:
         return linear.weight.detach().float()[classes]
 
     def _gradient(self, target: Target, layer: str, path: str) -> Tensor | None:
-        """d score / d what is held there; None where the score does not depend on it."""
+        """D score / d what is held there; None where the score does not depend on it."""
         if target not in self._gradients:
             began = time.monotonic()
             self._gradients[target] = self._backward(target)

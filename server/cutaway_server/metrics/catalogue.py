@@ -69,15 +69,11 @@ class Metrics:
             buckets=_HOOKS,
             registry=registry,
         )
-        self.captured_bytes = Counter(
-            "cutaway_captured_bytes", "Bytes of tensors copied from layers.", model, registry=registry
-        )
+        self.captured_bytes = Counter("cutaway_captured_bytes", "Bytes of tensors copied from layers.", model, registry=registry)
         self.early_stops = Counter(
             "cutaway_early_stops", "Forward passes ended after the last layer wanted.", model, registry=registry
         )
-        self.mirrors_in_use = Gauge(
-            "cutaway_mirrors_in_use", "Mirrors that an introspection holds now.", model, registry=registry
-        )
+        self.mirrors_in_use = Gauge("cutaway_mirrors_in_use", "Mirrors that an introspection holds now.", model, registry=registry)
         self.mirrors_dropped = Counter(
             "cutaway_mirrors_dropped", "Mirrors thrown away: the network raised, or hooks were left.", model, registry=registry
         )

@@ -1,5 +1,6 @@
 """Whether a network ends in a global average and one linear layer, as class activation maps were published for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +25,7 @@ class GapHead:
     layers: tuple[str, ...]
 
 
-def find_gap_head(
-    network: nn.Module, table: LayerTable, kind: ScoresKind, arguments: tuple[Tensor, ...]
-) -> GapHead | None:
+def find_gap_head(network: nn.Module, table: LayerTable, kind: ScoresKind, arguments: tuple[Tensor, ...]) -> GapHead | None:
     """Runs the network once and compares numbers: structure alone does not tell what a forward pass does.
 
     Args:
@@ -57,7 +56,7 @@ class _Seen:
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         self._taken = argument(inputs)
 
-    def end(self, site: Site, what: object, output: Any) -> None:
+    def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         if isinstance(what, nn.Linear):
             self.linear, self.linear_input, self.linear_output = site, self._taken, output
         elif isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:

@@ -159,9 +159,7 @@ def build_layer_table(network: nn.Module, probe: Callable[[int], tuple[Tensor, .
         )
     begun = sorted(range(len(two)), key=lambda index: two[index].begun)  # names go by beginnings, as readers of the code expect
     named = {index: names.name(layers[index].site) for index in begun}
-    return LayerTable(
-        [replace(layer, name=named[layer.index]) for layer in layers] + _silent(network, {e.site.path for e in two})
-    )
+    return LayerTable([replace(layer, name=named[layer.index]) for layer in layers] + _silent(network, {e.site.path for e in two}))
 
 
 @dataclass(slots=True)
@@ -192,7 +190,7 @@ class _Observer:
         else:
             self._open.append(event)
 
-    def end(self, site: Site, what: object, output: Any) -> None:
+    def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         if isinstance(what, nn.Module):
             event = self._open.pop()
             while event.site != site:
@@ -239,7 +237,7 @@ def _joined(two: list[LayerTensor] | None, three: list[LayerTensor] | None) -> t
 
 
 class _Names:
-    """Gives names in the order in which layers begin. A module's path names its own first call; all else takes the next free suffix."""
+    """Gives names in the order in which layers begin: a module's path to its own first call, the next free suffix to all else."""
 
     def __init__(self, paths: set[str]) -> None:
         self._taken = paths

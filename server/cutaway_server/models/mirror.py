@@ -41,7 +41,7 @@ class Mirror:
 
 
 def mirror_from_factory(network: nn.Module, factory: Callable[[], nn.Module]) -> Mirror:
-    """A second instance from the network's own factory: closures, weak references and patched forwards point to the instance itself.
+    """A second instance from the network's own factory: its closures, weak references and patched forwards are its own.
 
     Made on the meta device, so nothing is initialised; then each parameter and buffer is replaced by the served one.
     """
@@ -59,7 +59,7 @@ def mirror_by_references(network: nn.Module) -> Mirror:
     """A copy of the module tree alone, for a network without a factory.
 
     Parameters and buffers are shared; every reference from one module to another is turned to the copy, also in lists, dicts, bound
-    methods and partials. References in closures, weak references and foreign objects still point to the original: `check_mirror` sees it.
+    methods and partials. Closures, weak references and foreign objects still lead to the original: `check_mirror` sees it.
     """
     copies: dict[int, nn.Module] = {id(module): object.__new__(type(module)) for module in network.modules()}
     for module in network.modules():

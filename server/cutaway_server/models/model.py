@@ -15,6 +15,7 @@ from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_referen
 from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.scores import ScoresKind
 
+
 @dataclass(frozen=True)
 class InputSpec:
     """One input of a network.

@@ -93,7 +93,7 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[NDArray[np.float32]
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
     scale_x, scale_y = image.width / width, image.height / height
-    return (channels / 255 - mean) / std, Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+    return ((channels / 255 - mean) / std).astype(np.float32), Placement(scale_x, scale_y, left * scale_x, top * scale_y)
 
 
 def preprocess_all(images: Sequence[Image.Image], spec: ImageSpec) -> tuple[Tensor, tuple[Placement, ...]]:

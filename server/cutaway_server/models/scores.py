@@ -1,7 +1,7 @@
 """What the scores of a network are, and the best classes that they name."""
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ class ScoresKind(Enum):
     SIGMOID = "sigmoid"
 
 
-class ScoredClass(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ScoredClass:
     """One class and what the network says of it."""
 
     index: int

@@ -27,4 +27,4 @@ def is_sendable(tensor: Tensor) -> bool:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The elements of a sendable tensor, row-major, in this machine's (little-endian) order. No copy where none is needed."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().data

@@ -37,7 +37,7 @@ class Visitor(Protocol):
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         """A layer is about to run on these positional arguments."""
 
-    def end(self, site: Site, what: object, output: Any) -> Any:
+    def end(self, site: Site, what: Callable[..., Any], output: Any) -> Any:
         """A layer, the module or function `what`, has run; what is returned, unless None, takes the place of its output."""
 
 
@@ -63,12 +63,12 @@ class Walk:
             self._handles.append(module.register_forward_pre_hook(self._begin(path, leaf=is_leaf(module))))
             self._handles.append(module.register_forward_hook(self._end(path)))
         if self._operations:
-            self._operations.__enter__()
+            self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._operations:
-            self._operations.__exit__(kind, error, trace)
+            self._operations.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
 
@@ -167,7 +167,12 @@ _LOOKUPS = frozenset({"__get__", "__set__", "__delete__"})  # x.shape, x.data: n
 # What Python's operators become on a tensor, back to the names that torch.fx gives them.
 _OPERATORS = {
     **{name: name for name in ("add", "sub", "mul", "matmul", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")},
-    **{"div": "truediv", "add_": "add", "sub_": "sub", "mul_": "mul", "div_": "truediv", "pow_": "pow"},
+    "div": "truediv",
+    "add_": "add",
+    "sub_": "sub",
+    "mul_": "mul",
+    "div_": "truediv",
+    "pow_": "pow",
     **{f"__r{name}__": name for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod")},
     "__rdiv__": "truediv",
 }

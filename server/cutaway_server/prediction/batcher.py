@@ -140,7 +140,9 @@ class Batcher:
         for prediction in batch:
             self._queue_seconds.observe(started - prediction.arrived)
         try:
-            joined = batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
+            joined = (
+                batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
+            )
             scores = self._engine.run(joined)
         except Exception:
             self._run_apart(batch)
@@ -164,6 +166,4 @@ class Batcher:
 
 
 def _joinable(one: Prediction, other: Prediction) -> bool:
-    return all(
-        a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one.arguments, other.arguments, strict=True)
-    )
+    return all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(one.arguments, other.arguments, strict=True))

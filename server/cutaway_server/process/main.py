@@ -76,7 +76,9 @@ def _run(settings: Settings) -> None:
         with Server(models, settings) as server:
             for model in models:
                 layers = len(model.layers.firing)
-                click.echo(f"serving {model.name} version {model.version} on {model.device}: {layers} layers, engine {model.engine}")
+                click.echo(
+                    f"serving {model.name} version {model.version} on {model.device}: {layers} layers, engine {model.engine}"
+                )
             click.echo(f"metrics at http://{server.metrics_address}/metrics")
             click.echo(f"listening on {server.address}")
             sys.stdout.flush()
@@ -95,7 +97,9 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     form: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()] if as_json else [structlog.dev.ConsoleRenderer()]
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer()]
     )
     structlog.configure(
         processors=shared + form,

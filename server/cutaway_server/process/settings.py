@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     max_waiting: int = Field(256, ge=1, description="Predictions of a model that may wait for a batch.")
     lanes: int = Field(2, ge=1, description="Introspections of a model that run at the same time.")
     max_waiting_introspections: int = Field(64, ge=0, description="Introspections of a model that may wait for a lane.")
-    stream_buffer_mib: int = Field(32, ge=1, description="MiB that an introspection holds for a slow reader before its network waits.")
+    stream_buffer_mib: int = Field(
+        32, ge=1, description="MiB that an introspection holds for a slow reader before its network waits."
+    )
     max_message_mib: int = Field(64, ge=1, le=2047, description="MiB of one message, in or out.")
     max_input_mib: int = Field(256, ge=1, description="MiB of model-ready input of one call, after photographs are decoded.")
     max_pixels: int = Field(50_000_000, ge=1, description="Pixels of all photographs of one call.")

@@ -82,7 +82,7 @@ class OpenCall:
         self.deadline = deadline
 
     def reason_to_end(self, refusal: Refusal) -> Refusal:
-        """gRPC tells of a passed deadline by cancelling: say which it was."""
+        """GRPC tells of a passed deadline by cancelling: say which it was."""
         if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
             return DeadlinePassed("before the call was done")
         return refusal

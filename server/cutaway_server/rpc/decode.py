@@ -67,9 +67,7 @@ def _spec(model: Model, name: str, field: str) -> InputSpec:
     raise BadInput(f"{field}.name", repr(name[:100]), f"one of {', '.join(repr(spec.name) for spec in model.inputs)}")
 
 
-def _decode_input(
-    message: input_pb2.Input, spec: InputSpec, field: str, limits: Limits
-) -> tuple[Tensor, tuple[Placement, ...]]:
+def _decode_input(message: input_pb2.Input, spec: InputSpec, field: str, limits: Limits) -> tuple[Tensor, tuple[Placement, ...]]:
     which = message.WhichOneof("value")
     if which is None:
         raise BadInput(field, "no value", "a tensor or images")
@@ -88,7 +86,9 @@ def _decode_input(
 def _model_ready(tensor: Tensor, spec: InputSpec, field: str) -> Tensor:
     """Raises BadInput unless the tensor is of the spec's dtype and shape, not empty, and finite."""
     if tensor.dtype != spec.dtype:
-        raise BadInput(f"{field}.dtype", dtype_name(tensor.dtype), f"a {_wanted(spec)}, or UINT8 pixels" if spec.image else _wanted(spec))
+        raise BadInput(
+            f"{field}.dtype", dtype_name(tensor.dtype), f"a {_wanted(spec)}, or UINT8 pixels" if spec.image else _wanted(spec)
+        )
     fits = tensor.ndim == len(spec.shape) and all(
         wanted in (-1, size) for size, wanted in zip(tensor.shape[1:], spec.shape[1:], strict=True)
     )

@@ -4,7 +4,7 @@ import torch
 from google.protobuf import duration_pb2
 from torch import Tensor
 
-from cutaway.v1 import introspect_pb2, model_pb2, predict_pb2
+from cutaway.v1 import introspect_pb2, model_pb2, predict_pb2, tensor_pb2
 from cutaway_server.introspection import events
 from cutaway_server.introspection.cam import METHODS
 from cutaway_server.introspection.plan import CaptureKind, PlannedCapture
@@ -116,7 +116,7 @@ def _encode_layer(layer: Layer) -> model_pb2.Layer:
         outputs=[
             model_pb2.LayerOutput(
                 path=output.path,
-                dtype=WIRE_DTYPES.get(output.dtype, 0),
+                dtype=WIRE_DTYPES.get(output.dtype, tensor_pb2.DATA_TYPE_UNSPECIFIED),
                 shape=output.shape,
                 bytes_per_sample=output.bytes_per_sample,
                 batch_first=output.batch_first,
@@ -166,7 +166,7 @@ def _encode_planned(capture: PlannedCapture, tensor: LayerTensor, batch: int) ->
         layer=capture.layer.name,
         kind=_CAPTURE_KINDS[capture.kind],
         path=tensor.path,
-        dtype=WIRE_DTYPES.get(tensor.dtype, 0),
+        dtype=WIRE_DTYPES.get(tensor.dtype, tensor_pb2.DATA_TYPE_UNSPECIFIED),
         shape=tensor.shape_for(batch),
         bytes=tensor.bytes_per_sample * (batch if tensor.batch_first else 1),
     )

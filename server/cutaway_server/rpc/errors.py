@@ -48,7 +48,8 @@ def _precondition(refusal: errors.Refusal) -> list[Message]:
 
 
 def _info(reason: str, **metadata: str) -> Message:
-    return error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return info
 
 
 TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Message]]]] = {

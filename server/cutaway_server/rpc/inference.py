@@ -53,7 +53,7 @@ class InferenceService:
         self._watch = watch
         self._introspect_pool = introspect_pool
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
         """What a grpc.server serves."""
 
         def introspect(
@@ -83,9 +83,7 @@ class InferenceService:
             models = [encode_model(model, lanes=self._lane_count(model), layers=False) for model in self._repository]
             return inference_pb2.ListModelsResponse(models=models)
 
-    def get_model(
-        self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext
-    ) -> inference_pb2.GetModelResponse:
+    def get_model(self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext) -> inference_pb2.GetModelResponse:
         """One model, with its layers."""
         with self._calls.open("GetModel", request, context):
             model = self._model(request)

@@ -14,9 +14,7 @@ from cutaway._tensors import Array
 
 __all__ = ["Batch", "Layout", "files_argument", "layout_option", "load"]
 
-files_argument = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
-)
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 layout_option = click.option(
     "--layout",
     type=click.Choice(["NHWC", "NCHW", "NHW"]),

@@ -53,7 +53,8 @@ def draw_activation(event: cutaway.Activation, layer_type: str) -> Iterator[Draw
     for sample, values in enumerate(event.array) if event.batch_first else [(None, event.array)]:
         note = f"{event.kind}   {pictures.shape_text(values.shape)}   {pictures.range_text(values)}"
         title = f"{event.layer}   {layer_type}"
-        yield Drawing(name, sample, pictures.captioned(pictures.activation(values), title, note, values))
+        coloured = None if pictures.is_vector(values) else values
+        yield Drawing(name, sample, pictures.captioned(pictures.activation(values), title, note, coloured))
 
 
 def draw_cam(event: cutaway.CamMap, photographs: Sequence[Image.Image], labels: Sequence[str]) -> Iterator[Drawing]:

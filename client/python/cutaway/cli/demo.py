@@ -137,7 +137,7 @@ def inside(client: cutaway.Client, name: str, digits: Digits) -> Image.Image:
 
 def _layer_row(layer: cutaway.Layer, values: Array) -> tuple[str, str, Image.Image]:
     text = f"{layer.type}  {pictures.shape_text(values.shape)}\n{pictures.range_text(values)}"
-    if values.ndim < 3 or values.shape[1:] == (1, 1):
+    if values.ndim < 3 or pictures.is_vector(values):
         return layer.name, text, pictures.activation(values)
     channels = len(values)
     return layer.name, text, pictures.grid(values, columns=channels if channels <= 16 else min(32, -(-channels // 2)))

@@ -107,9 +107,7 @@ def _watched(events: Iterable[cutaway.Event]) -> Iterator[cutaway.Event]:
             yield event
 
 
-def _write(
-    out: Path, events: list[cutaway.Event], batch: Batch, layout: Layout | None, model: cutaway.Model
-) -> list[Path]:
+def _write(out: Path, events: list[cutaway.Event], batch: Batch, layout: Layout | None, model: cutaway.Model) -> list[Path]:
     """Draws and writes all that was seen: after the call, for a reader that stops to draw would hold up the network."""
     types = {layer.name: layer.type for layer in model.layers}
     photographs = batch.photographs(layout)
@@ -137,8 +135,7 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
             "captures": [_capture_facts(event) for event in events if isinstance(event, cutaway.Activation)],
             "cams": [_cam_facts(event) for event in events if isinstance(event, cutaway.CamMap)],
             "failures": [
-                {"item": _failed(failure), "code": failure.code.name, "message": failure.message}
-                for failure in seen.failures
+                {"item": _failed(failure), "code": failure.code.name, "message": failure.message} for failure in seen.failures
             ],
             "scores_kind": seen.prediction and seen.scores_kind,
             "scores": seen.prediction and seen.scores.tolist(),
@@ -196,7 +193,7 @@ def _print_tables(events: list[cutaway.Event], names: list[str], written: list[P
             table.add_row(event.method, event.layer, " ".join(map(str, event.classes)), shape, f"{high:.4g}")
         stdout().print(table)
     stages = ", ".join(f"{stage} {seconds_text(spent)}" for stage, spent in seen.timings.stages.items())
-    stdout().print(f"{seen.started.model} {seen.started.version}, request {seen.started.request_id}: {stages}")
+    stdout().print(f"{seen.started.model} {seen.started.version}, request {seen.started.request_id}: {stages}", soft_wrap=True)
     for file in written:
         stdout().print(f"wrote {file}", soft_wrap=True)
 
@@ -205,9 +202,7 @@ def _captures_table(captures: list[dict[str, Any]]) -> Table:
     table = Table("capture", "shape", "dtype", "smallest", "mean", "largest", "zeros")
     for facts in captures:
         numbers = (f"{facts[name]:.4g}" for name in ("minimum", "mean", "maximum"))
-        table.add_row(
-            facts["key"], pictures.shape_text(facts["shape"]), facts["dtype"], *numbers, f"{facts['zeros']:.0%}"
-        )
+        table.add_row(facts["key"], pictures.shape_text(facts["shape"]), facts["dtype"], *numbers, f"{facts['zeros']:.0%}")
     return table
 
 

@@ -10,17 +10,11 @@ import click
 @click.pass_context
 def serve(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     """Starts a server; needs cutaway[server]."""
-    command = _server_command()
-    with command.make_context("serve", list(arguments), parent=ctx.parent) as own:
-        command.invoke(own)
-
-
-def _server_command() -> click.Command:
     try:
-        command = import_module("cutaway_server.process.main").serve
+        command: click.Command = import_module("cutaway_server.process.main").serve
+        with command.make_context("serve", list(arguments), parent=ctx.parent) as own:
+            command.invoke(own)
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"the server is not installed ({error.name} is missing): pip install 'cutaway[server]'"
         ) from error
-    assert isinstance(command, click.Command)
-    return command

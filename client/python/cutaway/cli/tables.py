@@ -45,7 +45,7 @@ def layers(client: cutaway.Client, model: str, model_version: str, as_json: bool
     if as_json:
         print_json([dataclasses.asdict(layer) for layer in found.layers])
         return
-    table = Table("", "layer", "type", "kind", "shape", "dtype", "a sample", "")
+    table = Table("", "layer", "type", "kind", "shape", "dtype", "a sample", "note")
     for layer in found.layers:
         outputs = layer.outputs
         table.add_row(

@@ -98,6 +98,7 @@ class Run:
     epochs: int | None
 
     def epochs_of(self, recipe: Recipe) -> int:
+        """The epochs asked for, or else the recipe's."""
         return recipe.epochs if self.epochs is None else self.epochs
 
 
@@ -198,9 +199,7 @@ def make_model(recipe: Recipe, run: Run, digits: Digits, split: Split, on_batch:
     )
     # Not save_file: it makes a file that only its owner may read, and a container serves it as somebody else.
     (run.out / f"{recipe.name}.safetensors").write_bytes(save(network.state_dict()))
-    (run.out / f"{recipe.name}.md").write_text(
-        model_card(recipe.name, recipe.summary, network, measured), encoding="utf-8"
-    )
+    (run.out / f"{recipe.name}.md").write_text(model_card(recipe.name, recipe.summary, network, measured), encoding="utf-8")
     return measured
 
 
@@ -211,6 +210,7 @@ def write_samples(held_out: Digits, seed: int, path: Path) -> None:
 
 
 def progress_bar(console: Console) -> Progress:
+    """What training shows while it runs."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -249,9 +249,7 @@ DEFAULT_EPOCHS = ", ".join(f"{recipe.epochs} for {recipe.name}" for recipe in RE
 @click.command()
 @click.argument("digits", type=click.Path(path_type=Path))
 @click.option("--network", type=click.Choice([*RECIPES, "all"]), default="all", show_default=True)
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws everything that is drawn."
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Draws everything that is drawn.")
 @click.option("--epochs", type=click.IntRange(min=1), show_default=DEFAULT_EPOCHS, help="How often a digit is seen.")
 @click.option("--held-out", type=click.IntRange(min=1), default=2_000, show_default=True, help="Digits not trained on.")
 @click.option(

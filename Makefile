@@ -1,0 +1,60 @@
+# Everything a developer runs. `make demo` and `make test` need nothing but Python 3.11 to 3.13 and a network for pip.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# People outside take PyTorch's CPU wheels with TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+TORCH_INDEX_URL ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+# The oldest grpcio-tools that has wheels for all our Pythons: its code runs on protobuf 5.27 to 7.
+GRPC_TOOLS := grpcio-tools==1.66.2
+
+.PHONY: demo test check protos bench train clean
+
+$(VENV)/server: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch -c constraints.txt $(TORCH_INDEX)
+	$(PIP) -e '.[server]' -c constraints.txt
+	@touch $@
+
+$(VENV)/dev: $(VENV)/server tests/oracles.txt
+	$(PIP) -e '.[server,dev]' -c constraints.txt
+	$(PIP) --no-deps -r tests/oracles.txt
+	@touch $@
+
+$(VENV)/grpc-tools:
+	$(PYTHON) -m venv $(VENV)/grpc-tools
+	$(VENV)/grpc-tools/bin/pip install --quiet --disable-pip-version-check $(GRPC_TOOLS) 'setuptools<81'
+
+demo: $(VENV)/server ## Serve the built-in networks, look inside, write pictures to demo/
+	$(BIN)/cutaway demo
+
+test: $(VENV)/dev ## All tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev ## Linters, types, layers, protos
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); \
+	if [ -n "$$tag" ]; then $(BIN)/buf breaking --against ".git#tag=$$tag"; else echo 'buf breaking: no release yet'; fi
+
+STUBS := client/python/cutaway/v1
+protos: $(VENV)/grpc-tools ## Generate the Python of protos/
+	rm -rf $(STUBS) && mkdir $(STUBS)
+	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --python_out=client/python --pyi_out=client/python protos/cutaway/v1/*.proto
+	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto
+	echo '"""Messages and stubs generated from protos/cutaway/v1 by `make protos`. Never edited."""' > $(STUBS)/__init__.py
+
+bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, as ratios
+	$(BIN)/python benchmarks/against_echo.py
+
+train: $(VENV)/server ## Train the built-in networks again: make train DIGITS=path/to/mnist10k.npz
+	$(BIN)/python -m cutaway_server.models.mnist.training $(DIGITS) --out server/cutaway_server/models/mnist
+
+clean:
+	rm -rf $(VENV) demo dist

@@ -1,0 +1,1 @@
+"""Networks that are served: the built-in ones, how they are prepared, listed, mirrored, and fed."""
