@@ -19,7 +19,9 @@ def test_cam_is_equation_2_of_zhou_et_al(live: cutaway.Client, models: dict[str,
     assert not found.relu
     np.testing.assert_array_equal(found.classes, classes)
     np.testing.assert_allclose(found.map, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.map.mean((1, 2)) + bias[classes], seen.logits.max(1), rtol=1e-4)  # the map adds up to the logit
+    np.testing.assert_allclose(
+        found.map.mean((1, 2)) + bias[classes], seen.logits.max(1), rtol=1e-4
+    )  # the map adds up to the logit
     assert (found.map < 0).any()
 
 

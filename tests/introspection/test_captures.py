@@ -147,7 +147,9 @@ def test_a_capture_is_the_layers_output_though_an_in_place_operation_follows() -
         bn = net.bn(net.conv(x))
         first = bn.clone().relu()
     with cutaway_server.serve(net, x, name="mine", threads=1) as server, cutaway.Client(server.address) as client:
-        seen = client.introspect("mine", x.numpy(), layers=["bn", "act", "act_1"], gradients=["bn"], cams=[cutaway.Cam("grad-cam", "bn")])
+        seen = client.introspect(
+            "mine", x.numpy(), layers=["bn", "act", "act_1"], gradients=["bn"], cams=[cutaway.Cam("grad-cam", "bn")]
+        )
     assert bn.min() < 0
     np.testing.assert_array_equal(seen.activations["bn"], bn.numpy())
     np.testing.assert_array_equal(seen.activations["act"], first.numpy())

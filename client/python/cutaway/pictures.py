@@ -142,7 +142,7 @@ def bars(values: Array) -> Image.Image:
         top, bottom = sorted((zero, zero - number * unit))
         draw.rectangle((left, top, right, max(bottom, top + 1)), fill=tuple(colour.tolist()))
         if index % every == 0:
-            draw.text(((left + right) / 2, plot + 5), str(index), FAINT, _font(TEXT - 2), anchor="ma")
+            draw.text((max(left + right, TEXT) / 2, plot + 5), str(index), FAINT, _font(TEXT - 2), anchor="ma")
     draw.line((0, zero, image.width, zero), fill=FAINT)
     return image
 

@@ -130,9 +130,11 @@ def make_plan(
         BadInput, InputTooLarge: targets, counts and combinations that do not go.
     """
     model.check_introspectable()
+    if len(captures) > MAX_CAPTURES:
+        raise InputTooLarge("captures", "captures", len(captures), MAX_CAPTURES)
     planned: dict[tuple[str, CaptureKind, Target], PlannedCapture] = {}
     for request in captures:
-        for layer in model.layers.match(request.layer, request.field):
+        for layer in model.layers.match(request.layer, f"{request.field}.layer"):
             planned[layer.name, request.kind, request.target] = PlannedCapture(layer, request.kind, request.target)
         if request.kind is CaptureKind.GRADIENT:
             _check_target(model, request.target, batch, f"{request.field}.target")

@@ -106,7 +106,7 @@ class LayerTable(Sequence[Layer]):
         """
         layer = self._by_name.get(name)
         if layer is None:
-            raise UnknownLayer(field, name[:200], self._close_matches(name))
+            raise UnknownLayer(field, name[:100], self._close_matches(name))
         if layer.never_fires:
             raise NotHookable(field, name, layer.never_fires)
         return layer
@@ -122,13 +122,13 @@ class LayerTable(Sequence[Layer]):
             return [self.exact(pattern, field)]
         found = [layer for layer in self.firing if not layer.container and fnmatch.fnmatchcase(layer.name, pattern)]
         if not found:
-            raise NothingMatches(field, pattern[:200], self._close_matches(pattern.strip("*?")))
+            raise NothingMatches(field, pattern[:100], self._close_matches(pattern.strip("*?")))
         return found
 
     def _close_matches(self, name: str) -> list[str]:
         names = [layer.name for layer in self.firing]
         lowered = {known.lower(): known for known in reversed(names)}
-        close = difflib.get_close_matches(name[:200].lower(), lowered, n=3, cutoff=0.5)
+        close = difflib.get_close_matches(name[:100].lower(), lowered, n=3, cutoff=0.5)
         return [lowered[known] for known in close] or names[:3]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from cutaway_server.errors import BadInput, InputTooLarge
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SLIMMEST = 100  # how many times as long as the shorter side the longer one may be
 _BRIGHT = 127.5  # mean luma of a border, of 255, above which the ground counts as bright
 
 
@@ -54,7 +55,7 @@ def open_image(data: bytes, field: str, pixels_left: int) -> Image.Image:
     """Decodes one PNG or JPEG whose header states at most `pixels_left` pixels.
 
     Raises:
-        BadInput: neither of the two, or broken.
+        BadInput: neither of the two, or broken, or too slim.
         InputTooLarge: more pixels; nothing was decoded.
     """
     broken = BadInput(field, "bytes that are no whole PNG or JPEG", "a PNG or JPEG file")
@@ -68,11 +69,18 @@ def open_image(data: bytes, field: str, pixels_left: int) -> Image.Image:
         raise broken from error
     if image.width * image.height > pixels_left:
         raise InputTooLarge(field, "pixels", image.width * image.height, pixels_left)
+    check_sides(image.width, image.height, field)
     try:
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise a dozen types at broken files, AssertionError among them
         raise broken from error
     return image
+
+
+def check_sides(width: int, height: int, field: str) -> None:
+    """Raises BadInput for a picture so slim that a resize of its shorter side would make the longer one huge."""
+    if max(width, height) > _SLIMMEST * min(width, height):
+        raise BadInput(field, f"a picture of {width:,} x {height:,} pixels", f"sides of at most 1 to {_SLIMMEST}")
 
 
 def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[NDArray[np.float32], Placement]:

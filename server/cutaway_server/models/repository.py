@@ -26,9 +26,9 @@ class Repository:
         """
         versions = self._models.get(name)
         if versions is None:
-            raise UnknownModel(name[:200], "", list(self._models))
+            raise UnknownModel(name[:100], "", list(self._models))
         if not version:
             return next(reversed(versions.values()))
         if version not in versions:
-            raise UnknownModel(name, version[:200], [f"{name} version {known}" for known in versions])
+            raise UnknownModel(name, version[:100], [f"{name} version {known}" for known in versions])
         return versions[version]

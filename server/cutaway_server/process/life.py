@@ -53,6 +53,7 @@ class Server:
     def _start(self) -> None:
         """Everything that starts registers its end; the ends run in reverse."""
         settings, metrics = self._settings, Metrics()
+        self._ending.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(settings.threads)
         limits = _limits(settings)
         repository = Repository(self._models)

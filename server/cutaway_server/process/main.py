@@ -1,8 +1,8 @@
 """The command `cutaway serve`."""
 
 import signal
+import socket
 import sys
-import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -64,9 +64,12 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 
 def _run(settings: Settings) -> None:
-    stop = threading.Event()
+    # The system may hand a signal to any thread, and one that waits for a lock does not notice; a socket wakes it.
+    told_to_stop, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    signal.set_wakeup_fd(wakeup.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: None)
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
     from cutaway_server.models.builtin import FACTORIES, load_builtin
     from cutaway_server.process.life import Server
@@ -82,7 +85,7 @@ def _run(settings: Settings) -> None:
             click.echo(f"metrics at http://{server.metrics_address}/metrics")
             click.echo(f"listening on {server.address}")
             sys.stdout.flush()
-            stop.wait()
+            told_to_stop.recv(1)
             click.echo(f"stopping: running calls have {settings.drain:g} s")
     except OSError as error:
         raise click.ClickException(str(error)) from error

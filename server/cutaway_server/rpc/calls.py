@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
-from cutaway_server.errors import Cancelled, DeadlinePassed, Refusal
+from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.repository import Repository
 from cutaway_server.rpc.errors import abort, code_of
@@ -43,6 +44,8 @@ class Calls:
         code = grpc.StatusCode.OK
         try:
             context.set_trailing_metadata((("x-request-id", call.request_id),))
+            if isinstance(request, DecodeError):
+                raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1")
             yield call
         except Refusal as refusal:
             refusal = call.reason_to_end(refusal)
@@ -50,7 +53,7 @@ class Calls:
             log.info("refused", code=code.name, reason=str(refusal))
             abort(context, refusal)
         except GeneratorExit:  # the stream was given up: nobody is there to be told
-            code = grpc.StatusCode.CANCELLED
+            code = code_of(call.reason_to_end(Cancelled()))
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL

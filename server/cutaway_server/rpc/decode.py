@@ -12,7 +12,7 @@ from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
 from cutaway_server.errors import BadInput, InputTooLarge, NotImplementedHere
 from cutaway_server.introspection.plan import CamRequest, CaptureKind, CaptureRequest, Target
 from cutaway_server.models.model import InputSpec, Model
-from cutaway_server.models.preprocessing import Placement, open_image, preprocess_all
+from cutaway_server.models.preprocessing import Placement, check_sides, open_image, preprocess_all
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.tensors import decode_tensor, dtype_name
 
@@ -117,6 +117,7 @@ def _pictures(message: input_pb2.Input, field: str, limits: Limits) -> list[Imag
     last = pixels.permute(order).contiguous()
     if last[..., 0].numel() > limits.pixels if axes == 4 else last.numel() > limits.pixels:
         raise InputTooLarge(f"{field}.tensor", "pixels", last.shape[:3].numel(), limits.pixels)
+    check_sides(last.shape[2], last.shape[1], f"{field}.tensor.shape")
     gray = axes == 3 or last.shape[3] == 1
     return [Image.fromarray((picture.reshape(picture.shape[:2]) if gray else picture).numpy()) for picture in last]
 
@@ -137,6 +138,7 @@ def _wanted(spec: InputSpec) -> str:
     return f"{dtype_name(spec.dtype)} tensor [{', '.join(['N', *map(str, spec.shape[1:])])}]"
 
 
+_MAX_NAME = 1000  # characters: a glob is compiled, which takes seconds for a long one
 _KINDS = {
     introspect_pb2.CAPTURE_KIND_UNSPECIFIED: CaptureKind.OUTPUT,
     introspect_pb2.CAPTURE_KIND_OUTPUT: CaptureKind.OUTPUT,
@@ -158,6 +160,8 @@ def decode_captures(messages: Sequence[introspect_pb2.Capture]) -> list[CaptureR
 def _decode_capture(message: introspect_pb2.Capture, field: str) -> CaptureRequest:
     if not message.layer:
         raise BadInput(f"{field}.layer", "an empty name", "a layer's name or a glob")
+    if len(message.layer) > _MAX_NAME:
+        raise BadInput(f"{field}.layer", f"{len(message.layer):,} characters", f"at most {_MAX_NAME:,}")
     kind = _KINDS.get(message.kind)
     if kind is None:
         raise BadInput(f"{field}.kind", f"value {message.kind}", "OUTPUT, INPUT or GRADIENT")

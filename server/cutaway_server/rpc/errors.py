@@ -7,7 +7,6 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from cutaway_server import errors
 
@@ -84,5 +83,7 @@ def abort(context: grpc.ServicerContext, refusal: errors.Refusal) -> Never:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
-    context.abort_with_status(rpc_status.to_status(status))
+    kept = context.trailing_metadata() or ()  # the request id; abort_with_status would replace it
+    context.set_trailing_metadata((*kept, ("grpc-status-details-bin", status.SerializeToString())))
+    context.abort(code, str(refusal))
     raise AssertionError("abort raises")

@@ -1,10 +1,11 @@
 """cutaway.v1.InferenceService: decode, call, encode."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
@@ -66,11 +67,11 @@ class InferenceService:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "ListModels": unary(self.list_models, inference_pb2.ListModelsRequest.FromString, _serialize),
-                "GetModel": unary(self.get_model, inference_pb2.GetModelRequest.FromString, _serialize),
-                "Predict": unary(self.predict, predict_pb2.PredictRequest.FromString, _serialize),
+                "ListModels": unary(self.list_models, _parser(inference_pb2.ListModelsRequest), _serialize),
+                "GetModel": unary(self.get_model, _parser(inference_pb2.GetModelRequest), _serialize),
+                "Predict": unary(self.predict, _parser(predict_pb2.PredictRequest), _serialize),
                 "Introspect": grpc.unary_stream_rpc_method_handler(
-                    introspect, introspect_pb2.IntrospectRequest.FromString, _serialize
+                    introspect, _parser(introspect_pb2.IntrospectRequest), _serialize
                 ),
             },
         )
@@ -162,6 +163,18 @@ def check_top_k(model: Model, top_k: int) -> None:
     """Raises BadInput where a top k is asked of scores that tell no classes apart."""
     if top_k and not model.class_count:
         raise BadInput("top_k", str(top_k), "0: the network's output is not [N, classes]")
+
+
+def _parser(message: Any) -> Callable[[bytes], Any]:
+    """What turns a request's bytes into the message, or into the error, which `Calls.open` refuses: grpc would say INTERNAL."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError as error:
+            return error
+
+    return parse
 
 
 def _serialize(message: Any) -> bytes:

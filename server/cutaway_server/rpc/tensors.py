@@ -22,6 +22,7 @@ DTYPES = {
     tensor_pb2.DATA_TYPE_BOOL: torch.bool,
 }
 WIRE_DTYPES = {dtype: wire for wire, dtype in DTYPES.items()}
+_MAX_AXES = 16  # keeps shapes in messages short: a status travels in headers of 8 KiB
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -34,15 +35,19 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
     """The tensor in a message, in memory of its own.
 
     Raises:
-        BadInput: no dtype, a negative size, or another number of bytes than dtype and shape ask for.
+        BadInput: no dtype, a shape that no tensor has, or another number of bytes than dtype and shape ask for.
     """
     dtype = DTYPES.get(message.dtype)
     if dtype is None:
         names = ", ".join(map(dtype_name, WIRE_DTYPES))
         raise BadInput(f"{field}.dtype", "none" if not message.dtype else f"value {message.dtype}", f"one of {names}")
     shape = tuple(message.shape)
+    if len(shape) > _MAX_AXES:
+        raise BadInput(f"{field}.shape", f"{len(shape):,} axes", f"at most {_MAX_AXES}")
     if any(size < 0 for size in shape):
         raise BadInput(f"{field}.shape", str(list(shape)), "no negative size")
+    if math.prod(max(1, size) for size in shape) * dtype.itemsize >= 1 << 63:
+        raise BadInput(f"{field}.shape", str(list(shape)), "sizes that 64 bits can count the bytes of")
     expected = math.prod(shape) * dtype.itemsize
     if len(message.data) != expected:
         raise BadInput(f"{field}.data", f"{len(message.data):,} bytes", f"{expected:,} bytes for {dtype_name(dtype)} {list(shape)}")

@@ -20,7 +20,7 @@ from cutaway.cli._server import running_server
 
 NETWORKS = ("mnist", "mnist-gap")
 MAPS = (
-    ("mnist", cutaway.Cam("grad-cam", layer="conv1")),  # at conv2 its maps are 0 for most digits: nothing to show
+    ("mnist", cutaway.Cam("grad-cam", layer="conv1")),  # further on its map is all 0 for many a digit: nothing to see
     ("mnist-gap", cutaway.Cam("grad-cam")),
     ("mnist-gap", cutaway.Cam("cam")),
 )

@@ -1,0 +1,50 @@
+"""The examples in the docs run, and give what the docs say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image, ImageDraw
+
+from cutaway.cli import main
+from server_process import ServerProcess
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SAYS = re.compile(r"^(\S.*?)  # -> (.+)$", re.MULTILINE)
+
+
+def checked(source: str) -> str:
+    """Python in which each `expression  # -> value` became an assertion. Lines stay where they were."""
+    return SAYS.sub(lambda line: f"said = {line[1]}; assert repr(said) == {line[2]!r}, repr(said)", source)
+
+
+def run_command(line: str, address: str) -> None:
+    program, *words = shlex.split(line.removeprefix("$ "))
+    assert program == "cutaway"
+    result = CliRunner().invoke(main, words, env={"CUTAWAY_SERVER": address})
+    assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("page", ["client.md", "notebook.md", "contract.md"])
+def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    digit = Image.new("L", (280, 280))
+    ImageDraw.Draw(digit).line([(80, 70), (200, 70), (130, 215)], fill=255, width=24, joint="curve")
+    digit.save("digit.png")
+    text = (DOCS / page).read_text()
+    names: dict[str, object] = {}
+    for block in BLOCK.finditer(text):
+        language, source = block.groups()
+        if language == "console":
+            for line in source.splitlines():
+                run_command(line, live_server.address)
+        else:
+            lines_above = text.count("\n", 0, block.start(2))
+            source = "\n" * lines_above + checked(source).replace("localhost:50051", live_server.address)
+            exec(compile(source, page, "exec"), names)
+    assert names
+    if page == "client.md":
+        assert {"where.png", "conv1.png", "seen"} <= {file.name for file in tmp_path.iterdir()}

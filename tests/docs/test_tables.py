@@ -1,0 +1,143 @@
+"""The tables and names in the docs are those of the code. A table that is not: the failure shows it as it should be."""
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+import yaml
+from google.protobuf import json_format
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic_core import PydanticUndefined
+
+from cutaway.v1 import introspect_pb2
+from cutaway_server.errors import Refusal
+from cutaway_server.introspection.plan import MAX_CAMS, MAX_CAPTURES
+from cutaway_server.metrics import Metrics
+from cutaway_server.models.model import Model
+from cutaway_server.process.settings import Settings, load_settings
+from cutaway_server.rpc.errors import TABLE
+from server_process import ServerProcess
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def rows_under(name: str, first_cell: str) -> list[list[str]]:
+    """The cells of the table whose header begins so."""
+    _, _, table = page(name).partition(f"\n| {first_cell} |")
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def settings_rows() -> list[list[str]]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        description, _, said = (field.description or "").partition(" [default: ")
+        default = said.rstrip("]") if field.default is PydanticUndefined else str(field.default).lower()
+        flag = f"--{name.replace('_', '-')}"
+        rows.append([f"`{flag}`", f"`CUTAWAY_{name.upper()}`", default, description])
+    return rows
+
+
+def as_table(rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def test_settings():
+    assert rows_under("server.md", "flag") == settings_rows(), f"\n{as_table(settings_rows())}"
+
+
+def test_the_file_of_settings_is_one(tmp_path: Path):
+    (example,) = re.findall(r"```toml\n(.*?)```", page("server.md"), re.DOTALL)
+    file = tmp_path / "cutaway.toml"
+    file.write_text(example)
+    assert load_settings({}, file).max_batch == 16
+
+
+def test_limits():
+    named = [re.fullmatch(r"`(\w+)`", row[1]) for row in rows_under("server.md", "what")]
+    assert {match[1] for match in named if match} <= Settings.model_fields.keys()
+    fixed = [row[1] for row, match in zip(rows_under("server.md", "what"), named, strict=True) if not match]
+    assert fixed == [str(MAX_CAPTURES), str(MAX_CAMS)]
+
+
+def test_memory_bound(models: dict[str, Model]):
+    lanes, buffer = Settings.model_fields["lanes"].default, Settings.model_fields["stream_buffer_mib"].default
+    assert f"{lanes} x {buffer} MiB, so {lanes * buffer * len(models)} MiB for the two built-in networks" in page("server.md")
+
+
+def metrics_rows(server: ServerProcess) -> list[list[str]]:
+    """As the server tells them. What no call has touched shows no labels there: those come from the catalogue."""
+    catalogue = {metric._name: metric._labelnames for metric in vars(Metrics()).values() if isinstance(metric, MetricWrapperBase)}
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    rows = []
+    for family in families:
+        if not family.name.endswith("_created"):
+            labels = catalogue.get(family.name) or family.samples[0].labels
+            said = ", ".join(f"`{label}`" for label in labels)
+            rows.append([f"`{family.name}`", family.type, said, unit_of(family.name), family.documentation])
+    return rows
+
+
+def test_metrics(live_server: ServerProcess):
+    expected = metrics_rows(live_server)
+    assert rows_under("metrics.md", "metric") == expected, f"\n{as_table(expected)}"
+
+
+def unit_of(name: str) -> str:
+    for unit in ("seconds", "bytes", "samples"):
+        if name.endswith(f"_{unit}"):
+            return unit
+    return {"requests": "calls", "waiting": "calls", "stops": "forward passes", "hooks": "hooks"}.get(
+        name.rpartition("_")[2], "mirrors"
+    )
+
+
+def test_layer_names(models: dict[str, Model]):
+    expected = [
+        [
+            str(layer.index),
+            f"`{layer.name}`",
+            layer.kind.value,
+            layer.type,
+            " x ".join(["N", *map(str, layer.outputs[0].shape[1:])]),
+        ]
+        for layer in models["mnist"].layers.firing
+    ]
+    assert rows_under("concepts.md", "index") == expected, f"\n{as_table(expected)}"
+
+
+def test_error_codes():
+    told = {row[0].strip("`") for row in rows_under("contract.md", "code")}
+    assert told == {code.name for code, _ in TABLE.values()}
+    assert all(issubclass(refusal, Refusal) for refusal in TABLE)
+
+
+def test_the_json_request_is_one():
+    (example,) = re.findall(r"```json\n(.*?)```", page("contract.md"), re.DOTALL)
+    request = json_format.ParseDict(json.loads(example), introspect_pb2.IntrospectRequest())
+    assert (request.model, len(request.captures)) == ("mnist", 3)
+
+
+def test_make_targets():
+    told = set(re.findall(r"`make (\w+)", (DOCS.parent / "CONTRIBUTING.md").read_text()))
+    assert told <= set(re.findall(r"^(\w+):", (DOCS.parent / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_commit_hooks_are_those_of_make_check():
+    (hooks,) = (repo["hooks"] for repo in yaml.safe_load((DOCS.parent / ".pre-commit-config.yaml").read_text())["repos"])
+    recipe = (DOCS.parent / "Makefile").read_text().partition("\ncheck:")[2].partition("\n\n")[0]
+    entries = {line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines() if line.startswith("\t$(BIN)")}
+    assert {hook["entry"] for hook in hooks} == entries
+
+
+def test_links_lead_somewhere():
+    for file in [*DOCS.glob("*.md"), DOCS.parent / "CONTRIBUTING.md", DOCS.parent / "CHANGELOG.md"]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.name}: {target}"

@@ -1,0 +1,144 @@
+"""What joins a batch: identity kept, one caller's trouble never another's."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, ShuttingDown
+from cutaway_server.metrics import Metrics
+from cutaway_server.prediction.batcher import Batcher, Prediction
+from server_process import wait_until
+
+FAR = time.monotonic() + 1000
+
+
+class Gate:
+    """An engine that doubles its input, when it is let."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.running = threading.Event()
+        self.batches: list[list[float]] = []
+
+    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        self.running.set()
+        assert self.open.wait(30)
+        (x,) = arguments
+        if (x < 0).any():
+            raise ValueError("negative")
+        self.batches.append(x[:, 0].tolist())
+        return x * 2
+
+
+@contextmanager
+def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterator[Batcher]:
+    opened = Batcher("m", gate, max_batch=max_batch, max_waiting=max_waiting, metrics=Metrics())
+    try:
+        yield opened
+    finally:
+        gate.open.set()
+        opened.close()
+
+
+def prediction(*values: float, deadline: float = FAR) -> Prediction:
+    return Prediction((torch.tensor(values)[:, None],), deadline, "id")
+
+
+def submit(to: Batcher, *waiting: Prediction) -> list[Prediction]:
+    for one in waiting:
+        to.submit(one)
+    return list(waiting)
+
+
+def test_of_four_calls_in_one_batch_the_second_is_cancelled_while_it_runs() -> None:
+    gate = Gate()
+    with batcher(gate) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        four = submit(b, *(prediction(value) for value in (1, 2, 3, 4)))
+        first, gate.open = gate.open, threading.Event()
+        gate.running.clear()
+        first.set()
+        assert gate.running.wait(30)  # the batch of four is running now
+        four[1].cancel()
+        gate.open.set()
+        assert [four[i].result().item() for i in (0, 2, 3)] == [2, 6, 8]
+        with pytest.raises(Cancelled):
+            four[1].result()
+    assert gate.batches == [[0], [1, 2, 3, 4]]
+
+
+def test_what_was_cancelled_or_expired_before_its_batch_never_reaches_the_engine() -> None:
+    gate = Gate()
+    with batcher(gate) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        cancelled, expired, good = submit(b, prediction(1), prediction(2, deadline=time.monotonic()), prediction(3))
+        cancelled.cancel()
+        gate.open.set()
+        assert good.result().item() == 6
+        with pytest.raises(DeadlinePassed):
+            expired.result()
+    assert gate.batches == [[0], [3]]
+
+
+def test_one_input_that_the_network_cannot_take_costs_the_others_nothing() -> None:
+    gate = Gate()
+    with batcher(gate) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        one, bad, other = submit(b, prediction(1), prediction(-1), prediction(5, 6))
+        gate.open.set()
+        assert one.result().item() == 2
+        assert other.result()[:, 0].tolist() == [10, 12]
+        with pytest.raises(NetworkFailed):
+            bad.result()
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "batches"),
+    [(1, [[1], [2, 3], [4], [5]]), (2, [[1], [2, 3], [4, 5]]), (3, [[1, 2, 3], [4, 5]]), (9, [[1, 2, 3, 4, 5]])],
+)
+def test_order_and_sizes_of_batches(max_batch: int, batches: list[list[float]]) -> None:
+    gate = Gate()
+    with batcher(gate, max_batch=max_batch) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        waiting = submit(b, prediction(1), prediction(2, 3), prediction(4), prediction(5))
+        gate.open.set()
+        assert [w.result()[:, 0].tolist() for w in waiting] == [[2], [4, 6], [8], [10]]
+    assert gate.batches == [[0], *batches]
+
+
+def test_a_full_queue_refuses_at_once() -> None:
+    gate = Gate()
+    with batcher(gate, max_waiting=2) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        submit(b, prediction(1), prediction(2))
+        with pytest.raises(Busy, match="2 predictions wait already"):
+            b.submit(prediction(3))
+
+
+def test_a_result_is_waited_for_until_the_deadline_only() -> None:
+    gate = Gate()
+    with batcher(gate) as b:
+        (late,) = submit(b, prediction(1, deadline=time.monotonic() + 0.05))
+        with pytest.raises(DeadlinePassed):
+            late.result()
+
+
+def test_a_closed_batcher_refuses_and_ends_its_thread() -> None:
+    gate = Gate()
+    gate.open.set()
+    threads = threading.active_count()
+    with batcher(gate) as b:
+        submit(b, prediction(0))
+    with pytest.raises(ShuttingDown):
+        b.submit(prediction(1))
+    wait_until(lambda: threading.active_count() == threads)
