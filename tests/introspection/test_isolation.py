@@ -160,6 +160,7 @@ def test_a_reader_that_stands_still_is_ended(many: np.ndarray, x: np.ndarray) ->
             for _ in stalled:
                 pass
         assert stalled.code() in (grpc.StatusCode.ABORTED, grpc.StatusCode.CANCELLED)
+        wait_until(lambda: "the stream was not read for 0.5 s" in server.log())
         with cutaway.Client(server.address) as client:
             assert client.introspect("mnist", x[:1], layers=["fc2"]).activations["fc2"].shape == (1, 10)
 

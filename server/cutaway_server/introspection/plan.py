@@ -154,6 +154,11 @@ def make_plan(
     )
 
 
+def possible_methods(model: Model) -> list[str]:
+    """The methods that some layer of the model allows."""
+    return [method.name for method in METHODS.values() if method.needs is not Needs.HEAD or model.gap_head]
+
+
 def _plan_cam(model: Model, index: int, request: CamRequest, batch: int) -> PlannedCam:
     method = METHODS.get(request.method)
     if method is None:

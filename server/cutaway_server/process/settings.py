@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     )
     max_message_mib: int = Field(64, ge=1, le=2047, description="MiB of one message, in or out.")
     max_input_mib: int = Field(256, ge=1, description="MiB of model-ready input of one call, after photographs are decoded.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Pixels of all photographs of one call.")
+    max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="Pixels of all photographs of one call.")
     call_timeout: float = Field(60, gt=0, description="Seconds that a call may take; a client's own deadline may be shorter.")
     stall_timeout: float = Field(30, gt=0, description="Seconds that the reader of a stream may stand still.")
     drain: float = Field(10, ge=0, description="Seconds that running calls have to finish when the server is told to stop.")

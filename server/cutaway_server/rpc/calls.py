@@ -53,7 +53,9 @@ class Calls:
             log.info("refused", code=code.name, reason=str(refusal))
             abort(context, refusal)
         except GeneratorExit:  # the stream was given up: nobody is there to be told
-            code = code_of(call.reason_to_end(Cancelled()))
+            ended = call.reason_to_end(call.stopped or Cancelled())
+            code = code_of(ended)
+            log.info("ended", code=code.name, reason=str(ended))
             raise
         except Exception:
             code = grpc.StatusCode.INTERNAL
@@ -78,11 +80,13 @@ class OpenCall:
     Attributes:
         request_id: the client's x-request-id, or one made up.
         deadline: on the monotonic clock, in seconds.
+        stopped: what ended its stream from inside; None where nothing did.
     """
 
     def __init__(self, request_id: str, deadline: float) -> None:
         self.request_id = request_id
         self.deadline = deadline
+        self.stopped: Refusal | None = None
 
     def reason_to_end(self, refusal: Refusal) -> Refusal:
         """GRPC tells of a passed deadline by cancelling: say which it was."""

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from cutaway.v1 import introspect_pb2, model_pb2, predict_pb2, tensor_pb2
 from cutaway_server.introspection import events
-from cutaway_server.introspection.cam import METHODS
-from cutaway_server.introspection.plan import CaptureKind, PlannedCapture
+from cutaway_server.introspection.plan import CaptureKind, PlannedCapture, possible_methods
 from cutaway_server.models.layer_table import Layer, LayerKind, LayerTensor
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes
@@ -48,7 +47,7 @@ def encode_model(model: Model, *, lanes: int, layers: bool) -> model_pb2.Model:
             available=not model.not_introspectable,
             reason=model.not_introspectable,
             lanes=lanes,
-            cam_methods=() if model.not_introspectable else list(METHODS),
+            cam_methods=possible_methods(model) if not model.not_introspectable else (),
         ),
         provenance=encode_provenance(model),
         parameter_count=model.parameter_count,

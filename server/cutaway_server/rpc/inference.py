@@ -131,6 +131,7 @@ class InferenceService:
                         with stream.sending():
                             yield message
             finally:
+                open_call.stopped = call.stopped
                 call.stop(Cancelled())
 
     def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
