@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from cutaway.cli import main
 from server_process import ServerProcess
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SAYS = re.compile(r"^(\S.*?)  # -> (.+)$", re.MULTILINE)
 
@@ -28,13 +28,13 @@ def run_command(line: str, address: str) -> None:
     assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("page", ["client.md", "notebook.md", "contract.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/client.md", "docs/notebook.md", "docs/contract.md"])
 def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     digit = Image.new("L", (280, 280))
     ImageDraw.Draw(digit).line([(80, 70), (200, 70), (130, 215)], fill=255, width=24, joint="curve")
     digit.save("digit.png")
-    text = (DOCS / page).read_text()
+    text = (ROOT / page).read_text()
     names: dict[str, object] = {}
     for block in BLOCK.finditer(text):
         language, source = block.groups()
@@ -46,5 +46,5 @@ def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeyp
             source = "\n" * lines_above + checked(source).replace("localhost:50051", live_server.address)
             exec(compile(source, page, "exec"), names)
     assert names
-    if page == "client.md":
+    if page == "docs/client.md":
         assert {"where.png", "conv1.png", "seen"} <= {file.name for file in tmp_path.iterdir()}
