@@ -5,7 +5,8 @@
     ├── UnknownLayer            ├── Busy                  ├── ReaderStalled
     ├── NothingMatches          ├── NotIntrospectable     ├── Cancelled
     ├── NotHookable             ├── CamNotPossible        ├── ShuttingDown
-    ├── BadInput                ├── NotImplementedHere    └── NetworkFailed
+    ├── NotReducible            ├── NotImplementedHere    └── NetworkFailed
+    ├── BadInput
 
 Messages are for the caller: what was wrong, which limit, what would work. They hold no path, no traceback, no internal name.
 """
@@ -71,6 +72,18 @@ class NotHookable(Refusal):
 
     def __str__(self) -> str:
         return f"{self.field}: layer {self.layer!r} cannot be captured: {self.reason}"
+
+
+@dataclass(eq=False)
+class NotReducible(Refusal):
+    """A capture that the reduction asked for is nothing for."""
+
+    field: str
+    layer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: layer {self.layer!r} cannot be reduced so: {self.reason}"
 
 
 @dataclass(eq=False)

@@ -175,9 +175,9 @@ def test_what_is_not_known_beforehand():
         introspect_pb2.PlannedCapture(layer="c", kind=3),
     ]
     known, scalar, unknown = Assembler().feed(started(planned)).captures
-    assert known == ("a", "output", "", "float32", (2, 3), 24)
-    assert scalar == ("b", "input", "", "int8", (), 1)
-    assert unknown == ("c", "gradient", "", None, None, 0)
+    assert known == ("a", "output", "", "float32", (2, 3), 24, 0, 0)
+    assert scalar == ("b", "input", "", "int8", (), 1, 0, 0)
+    assert unknown == ("c", "gradient", "", None, None, 0, 0, 0)
 
 
 def test_kinds_of_a_newer_server_have_a_word():

@@ -28,7 +28,9 @@ def run_command(line: str, address: str) -> None:
     assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/client.md", "docs/notebook.md", "docs/contract.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/client.md", "docs/captures.md", "docs/notebook.md", "docs/layers.md", "docs/contract.md"]
+)
 def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     digit = Image.new("L", (280, 280))

@@ -1,5 +1,6 @@
 """Many callers at once, readers that stand still, calls that are given up: nobody else notices, and no hook stays."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -117,12 +118,30 @@ def test_the_first_chunk_leaves_while_the_network_still_runs(batching_server: Se
             started = next(iter(events))
             assert isinstance(started, cutaway.Started)
             assert started.total_bytes == everything
+            first = next(iter(events))
+            assert (first.layer, first.array.shape) == ("conv1", (MANY, 10, 24, 24))
             # It waits for this reader within its first layers: what is captured and not read is bounded.
             wait_until(lambda: server.metric("cutaway_captured_bytes_total", model="mnist") > captured)
             assert server.metric("cutaway_live_hooks", model="mnist") > 0
         wait_until(lambda: idle(server))
-        assert server.metric("cutaway_captured_bytes_total", model="mnist") - captured < everything / 2
+        assert server.metric("cutaway_captured_bytes_total", model="mnist") - captured < everything
+        wait_until(lambda: started.request_id in server.log())
+        (stopped,) = (json.loads(line) for line in server.log().splitlines() if started.request_id in line and "stopped" in line)
+        ran = [layer.name for layer in table].index(stopped["last_layer"]) + 1
+        assert ran < len(table) / 2
         assert client.introspect("mnist", many[:1], layers=["*"]).activations["fc2"].shape == (1, 10)
+
+
+def test_a_lane_that_waits_for_its_reader_shows_in_the_gauges(live_server: ServerProcess, many: np.ndarray) -> None:
+    """Also where all that was captured fits into the stream's buffer, and the network is done."""
+    with grpc.insecure_channel(live_server.address) as channel:
+        stalled = InferenceServiceStub(channel).Introspect(request(many[:200]), timeout=60)
+        next(stalled)
+        wait_until(lambda: live_server.metric("cutaway_captured_bytes_total", model="mnist") > 0)
+        assert live_server.metric("cutaway_mirrors_in_use", model="mnist") == 1
+        assert live_server.metric("cutaway_live_hooks", model="mnist") > 0
+        stalled.cancel()
+    wait_until(lambda: idle(live_server))
 
 
 def test_a_cancelled_call_is_stopped_and_leaves_no_hook(batching_server: ServerProcess, many: np.ndarray) -> None:

@@ -36,6 +36,7 @@ from cutaway._events import (
     Activation,
     Affine,
     CamMap,
+    Estimate,
     Event,
     Failure,
     Finished,
@@ -46,6 +47,7 @@ from cutaway._events import (
     Progress,
     ScoredClass,
     Started,
+    Statistics,
     Timings,
 )
 from cutaway._introspection import Introspection
@@ -58,7 +60,7 @@ from cutaway._models import (
     Model,
     Provenance,
 )
-from cutaway._requests import Cam
+from cutaway._requests import Cam, Capture
 
 __all__ = [
     "Aborted",
@@ -70,10 +72,12 @@ __all__ = [
     "Cam",
     "CamMap",
     "Cancelled",
+    "Capture",
     "Client",
     "DataLoss",
     "DeadlineExceeded",
     "Error",
+    "Estimate",
     "Event",
     "FailedPrecondition",
     "Failure",
@@ -101,6 +105,7 @@ __all__ = [
     "ResourceExhausted",
     "ScoredClass",
     "Started",
+    "Statistics",
     "Timings",
     "Unauthenticated",
     "Unavailable",

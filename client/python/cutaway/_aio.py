@@ -10,9 +10,9 @@ import grpc
 from cutaway import _answers
 from cutaway._channel import Options, channel_options, stub
 from cutaway._errors import rpc_errors
-from cutaway._events import Event, Prediction
+from cutaway._events import Event, Prediction, Started
 from cutaway._inputs import Inputs, Layout
-from cutaway._introspection import Introspection, gather
+from cutaway._introspection import Introspection, gather, started_of
 from cutaway._models import Model
 from cutaway._requests import Look, introspect_request, predict_request
 from cutaway._stream import Assembler
@@ -75,6 +75,12 @@ class AsyncClient:
         """As Client.introspect."""
         async with self.introspect_stream(model, x, timeout=timeout, **look) as events:
             return gather([event async for event in events])
+
+    async def plan(self, model: str, x: Inputs, *, timeout: float | None = None, **look: Unpack[Look]) -> Started:
+        """As Client.plan."""
+        request = introspect_request(model, x, plan_only=True, **look)
+        async with aclosing(_events(self._stub.Introspect(request, timeout=self._deadline(timeout)))) as events:
+            return started_of([event async for event in events])
 
     @asynccontextmanager
     async def introspect_stream(

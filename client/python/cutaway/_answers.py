@@ -2,9 +2,13 @@
 
 from collections.abc import Sequence
 
-from cutaway._errors import status_code
+import numpy as np
+
+from cutaway._errors import BrokenAnswer, status_code
 from cutaway._events import (
+    Activation,
     Affine,
+    Estimate,
     Failure,
     Finished,
     LayerTiming,
@@ -13,10 +17,11 @@ from cutaway._events import (
     Prediction,
     ScoredClass,
     Started,
+    Statistics,
     Timings,
 )
 from cutaway._models import Model, read_model, read_provenance
-from cutaway._tensors import decode, dtype_name
+from cutaway._tensors import Array, decode, dtype_name
 from cutaway._words import seconds, word
 from cutaway.v1 import inference_pb2, introspect_pb2, model_pb2, predict_pb2
 
@@ -60,6 +65,12 @@ def started(message: introspect_pb2.Started) -> Started:
         cams=tuple(PlannedCam(cam.cam, cam.method, cam.layer) for cam in message.cams),
         total_bytes=message.total_bytes,
         request_id=message.request_id,
+        estimate=Estimate(
+            message.estimate.forward_passes,
+            message.estimate.backward_passes,
+            message.estimate.stops_after,
+            seconds(message.estimate.compute),
+        ),
     )
 
 
@@ -72,12 +83,53 @@ def _planned(message: introspect_pb2.PlannedCapture) -> PlannedCapture:
         dtype=dtype_name(message.dtype) if known else None,
         shape=tuple(message.shape) if known and (message.shape or message.bytes) else None,
         bytes=message.bytes,
+        full_bytes=message.full_bytes,
+        capture=message.capture,
     )
 
 
 def capture_kind(kind: int) -> str:
     """What is taken: "output", "input" or "gradient"; unspecified means output."""
     return word(introspect_pb2.CaptureKind, kind or introspect_pb2.CAPTURE_KIND_OUTPUT)
+
+
+def captured(header: introspect_pb2.CaptureHeader, array: Array) -> Activation | Statistics:
+    """One capture, or the numbers about it.
+
+    Raises:
+        BrokenAnswer: the array does not fit what the header says of it.
+    """
+    kind = capture_kind(header.kind)
+    if header.WhichOneof("reduction") != "statistics":
+        channels = _kept_channels(header.channels, array) if header.HasField("channels") else None
+        return Activation(header.layer, kind, header.path, header.batch_first, array, header.capture, channels)
+    if array.ndim != 2 or array.shape[1] != _COLUMNS + header.statistics.histogram_bins:
+        raise BrokenAnswer(f"statistics came with the shape {array.shape}")
+    numbers = dict(zip(_NUMBERS, array.T, strict=False))
+    histogram = array[:, _COLUMNS:].astype(np.int64)
+    non_finite = array[:, _COLUMNS - 1].astype(np.int64)
+    return Statistics(
+        layer=header.layer,
+        kind=kind,
+        path=header.path,
+        batch_first=header.batch_first,
+        capture=header.capture,
+        **numbers,
+        non_finite=non_finite,
+        histogram=histogram,
+    )
+
+
+_NUMBERS = ("minimum", "maximum", "mean", "std", "zeros", "l2")
+_COLUMNS = len(_NUMBERS) + 1
+
+
+def _kept_channels(message: introspect_pb2.KeptChannels, array: Array) -> Array:
+    indices = np.array(message.indices, np.int64)
+    shape = array.shape[:2] if message.per_sample else array.shape[1:2]
+    if indices.size != np.prod(shape):
+        raise BrokenAnswer(f"{indices.size} channel indices came with an array of shape {array.shape}")
+    return indices.reshape(shape)
 
 
 def placement(header: introspect_pb2.CamHeader) -> tuple[Affine, ...]:
@@ -105,6 +157,14 @@ def finished(message: introspect_pb2.Finished) -> Finished:
     for timing in message.stages:
         stages[timing.stage] = stages.get(timing.stage, 0.0) + seconds(timing.duration)
     layers = tuple(
-        LayerTiming(cost.layer, seconds(cost.completed_after), seconds(cost.capture), cost.bytes) for cost in message.layers
+        LayerTiming(
+            layer=cost.layer,
+            completed_after=seconds(cost.completed_after) if cost.HasField("completed_after") else None,
+            capture=seconds(cost.capture),
+            bytes=cost.bytes,
+            reduce=seconds(cost.reduce),
+            encode=seconds(cost.encode),
+        )
+        for cost in message.layers
     )
     return Finished(Timings(stages, layers), message.bytes_sent, message.last_layer)

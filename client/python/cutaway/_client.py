@@ -10,9 +10,9 @@ import grpc
 from cutaway import _answers
 from cutaway._channel import Options, channel_options, stub
 from cutaway._errors import rpc_errors
-from cutaway._events import Event, Prediction
+from cutaway._events import Event, Prediction, Started
 from cutaway._inputs import Inputs, Layout
-from cutaway._introspection import Introspection, gather
+from cutaway._introspection import Introspection, gather, started_of
 from cutaway._models import Model
 from cutaway._requests import Look, introspect_request, predict_request
 from cutaway._stream import Assembler
@@ -101,7 +101,8 @@ class Client:
 
         Args:
             model, x, timeout: as for predict.
-            layers, inputs, gradients: names or globs of the layers whose output, input or gradient to take.
+            layers, inputs, gradients: names or globs of the layers whose output, input or gradient to take, or a `Capture`
+                each, which says what becomes of the tensor before it travels.
             cams: class activation maps to make, a `Cam` each.
             top_k, version, layout: as for predict.
             without_prediction: waives the scores; the forward pass may then stop early.
@@ -114,14 +115,24 @@ class Client:
         with self.introspect_stream(model, x, timeout=timeout, **look) as events:
             return gather(events)
 
+    def plan(self, model: str, x: Inputs, *, timeout: float | None = None, **look: Unpack[Look]) -> Started:
+        """What the same call of introspect would bring, bytes and an estimate of its time. Nothing runs.
+
+        Raises:
+            TypeError, ValueError, OSError, Error: as introspect, for all that is refused beforehand.
+        """
+        request = introspect_request(model, x, plan_only=True, **look)
+        with closing(_events(self._stub.Introspect(request, timeout=self._deadline(timeout)))) as events:
+            return started_of(list(events))
+
     @contextmanager
     def introspect_stream(
         self, model: str, x: Inputs, *, timeout: float | None = None, **look: Unpack[Look]
     ) -> Iterator[Iterator[Event]]:
         """As introspect, event by event as they arrive, in a `with` block; leaving the block cancels the call.
 
-        The order is Started, Activation (outputs and inputs, while the network still runs), Prediction, Activation
-        (gradients), CamMap, Finished; Progress and Failure may come between. A slow reader slows the network down.
+        The order is Started, Activation or Statistics (of outputs and inputs, while the network still runs), Prediction,
+        the same (of gradients), CamMap, Finished; Progress and Failure may come between. A slow reader slows the network down.
         """
         call = self._stub.Introspect(introspect_request(model, x, **look), timeout=self._deadline(timeout))
         try:

@@ -22,7 +22,24 @@ class PlannedCapture(NamedTuple):
     shape: tuple[int, ...] | None
     """For this batch; None where it is not known."""
     bytes: int
-    """0 where it is not known."""
+    """On the wire; 0 where it is not known."""
+    full_bytes: int
+    """Of the whole tensor, before any reduction; 0 where it is not known."""
+    capture: int
+    """As that of Activation."""
+
+
+class Estimate(NamedTuple):
+    """What a call will take, as far as it is known before anything runs."""
+
+    forward_passes: int
+    """Runs of the network, the last of which may end early."""
+    backward_passes: int
+    """Runs of the chain rule back from a score."""
+    stops_after: str
+    """The layer after which the forward pass ends; empty where it runs to its end."""
+    compute: float
+    """Seconds of computing on a free lane: an order of magnitude."""
 
 
 class PlannedCam(NamedTuple):
@@ -49,6 +66,7 @@ class Started:
     """Sum over captures, where known."""
     request_id: str
     """Names the call in the server's logs."""
+    estimate: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +81,41 @@ class Activation:
     batch_first: bool
     """Whether the first axis is the batch."""
     array: Array
-    """In the layer's own shape and dtype; bfloat16 as float32."""
+    """In the layer's own shape and dtype, as far as no reduction changed them; bfloat16 as float32."""
+    capture: int
+    """Index into the captures of the call: those of layers first, then inputs, then gradients."""
+    channels: Array | None = None
+    """Which channels (axis 1) these are: (k,), or (N, k) where each sample has its own; None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Numbers about one tensor taken at a layer: one of each for a sample, or one where its first axis is not the batch.
+
+    All but `non_finite` speak of the finite elements, and are NaN (0 for the norm and the histogram) where there are none.
+    """
+
+    layer: str
+    kind: str
+    """One of "output", "input", "gradient"."""
+    path: str
+    """As that of Activation."""
+    batch_first: bool
+    capture: int
+    """As that of Activation."""
+    minimum: Array
+    maximum: Array
+    mean: Array
+    std: Array
+    """Standard deviation of the population."""
+    zeros: Array
+    """Fraction that is 0, from 0 to 1."""
+    l2: Array
+    """Euclidean norm."""
+    non_finite: Array
+    """How many elements are NaN or infinite."""
+    histogram: Array
+    """int64 (N, bins): counts in equal bins between minimum and maximum, as numpy.histogram puts them; (N, 0) if not asked for."""
 
 
 class ScoredClass(NamedTuple):
@@ -163,11 +215,16 @@ class LayerTiming(NamedTuple):
     """What the captures of one layer cost."""
 
     layer: str
-    completed_after: float
-    """Seconds from the start of the forward pass to the end of the layer, waits included."""
+    completed_after: float | None
+    """Seconds from the start of the forward pass to the end of the layer, waits included; None for gradients alone."""
     capture: float
     """Seconds that copying its tensors took."""
     bytes: int
+    """Sent."""
+    reduce: float
+    """Seconds that reducing them took."""
+    encode: float
+    """Seconds that putting them into messages took."""
 
 
 @dataclass(frozen=True)
@@ -190,4 +247,4 @@ class Finished:
     """The last layer that ran, among those that the call followed."""
 
 
-Event: TypeAlias = Started | Activation | Prediction | CamMap | Progress | Failure | Finished
+Event: TypeAlias = Started | Activation | Statistics | Prediction | CamMap | Progress | Failure | Finished

@@ -8,7 +8,7 @@ from typing import Generic, NoReturn, TypeAlias, TypeVar, overload
 import numpy as np
 
 from cutaway._errors import NotCaptured, NotInAnswer
-from cutaway._events import Activation, CamMap, Event, Failure, Finished, Prediction, ScoredClass, Started, Timings
+from cutaway._events import Activation, CamMap, Event, Failure, Finished, Prediction, ScoredClass, Started, Statistics, Timings
 from cutaway._tensors import Array
 
 V = TypeVar("V")
@@ -72,7 +72,8 @@ class Cams(Sequence[CamMap]):
         return f"<{self._count} maps, {len(self.failures)} failed>"
 
 
-Value: TypeAlias = Array | Captures[Array]
+Part: TypeAlias = Array | Statistics
+Value: TypeAlias = Part | Captures[Part]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,8 @@ class Introspection:
     """What one call saw inside a network.
 
     Each of activations, inputs and gradients maps a layer name to its array (the batch first, in the layer's own dtype;
-    bfloat16 as float32), or, where the layer's value is nested, to a dict from paths in it ("0", "out") to arrays.
+    bfloat16 as float32), or to the Statistics that were asked for instead. Where the layer's value is nested, it maps to a
+    dict from paths in it ("0", "out") to those. Where a layer was asked for in several ways, the first one is there.
     """
 
     started: Started
@@ -91,6 +93,8 @@ class Introspection:
     """What layers were given."""
     gradients: Captures[Value]
     """Gradients of the target's score with respect to what layers put out."""
+    captures: tuple[Activation | Statistics, ...]
+    """All that was taken at layers, in the order in which it came, with the channels that were kept."""
     cams: Cams
     """The class activation maps, in the order of the request."""
     failures: tuple[Failure, ...]
@@ -131,6 +135,11 @@ class Introspection:
         return self.prediction
 
 
+def started_of(events: Sequence[Event]) -> Started:
+    """What a call was resolved to."""
+    return next(event for event in events if isinstance(event, Started))
+
+
 def gather(events: Iterable[Event]) -> Introspection:
     """All events of one complete stream as one answer."""
     captures: dict[str, Captures[Value]] = {
@@ -140,11 +149,13 @@ def gather(events: Iterable[Event]) -> Introspection:
     }
     prediction: Prediction | None = None
     failures: list[Failure] = []
+    came: list[Activation | Statistics] = []
     for event in events:
         match event:
             case Started():
                 started, cams = event, Cams(len(event.cams))
-            case Activation():
+            case Activation() | Statistics():
+                came.append(event)
                 _put(captures[event.kind], event)
             case CamMap():
                 cams.maps[event.cam] = event
@@ -160,6 +171,7 @@ def gather(events: Iterable[Event]) -> Introspection:
         activations=captures["output"],
         inputs=captures["input"],
         gradients=captures["gradient"],
+        captures=tuple(came),
         cams=cams,
         failures=tuple(failures),
         prediction=prediction,
@@ -167,11 +179,12 @@ def gather(events: Iterable[Event]) -> Introspection:
     )
 
 
-def _put(captures: Captures[Value], event: Activation) -> None:
+def _put(captures: Captures[Value], event: Activation | Statistics) -> None:
+    value = event if isinstance(event, Statistics) else event.array
     if event.path == "":
-        captures[event.layer] = event.array
+        captures.setdefault(event.layer, value)
     else:
-        _nested(captures, event.layer)[event.path] = event.array
+        _nested(captures, event.layer).setdefault(event.path, value)
 
 
 def _note(captures: dict[str, Captures[Value]], cams: Cams, event: Failure) -> None:
@@ -184,7 +197,7 @@ def _note(captures: dict[str, Captures[Value]], cams: Cams, event: Failure) -> N
             _nested(captures[event.kind], event.layer).failures[event.path] = event
 
 
-def _nested(captures: Captures[Value], layer: str) -> Captures[Array]:
+def _nested(captures: Captures[Value], layer: str) -> Captures[Part]:
     value = captures.get(layer)
     if not isinstance(value, Captures):
         value = captures[layer] = Captures(f"part of {layer!r}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cutaway._tensors import dtype_name
-from cutaway._words import word
+from cutaway._words import seconds, word
 from cutaway.v1 import model_pb2
 
 
@@ -72,6 +72,8 @@ class Layer:
     outputs: tuple[LayerOutput, ...]
     never_fires: str
     """Why no capture of it can be had; empty for a layer that fires."""
+    forward_share: float
+    """Of the forward pass's time, 0 to 1, as measured at loading; a container's holds those of the layers inside."""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -135,6 +137,8 @@ class Model:
     introspection: IntrospectionSupport
     provenance: Provenance
     parameter_count: int
+    forward_seconds: float
+    """A forward pass of one sample, as measured at loading."""
 
 
 def read_model(message: model_pb2.Model) -> Model:
@@ -157,6 +161,7 @@ def read_model(message: model_pb2.Model) -> Model:
         ),
         provenance=read_provenance(message.provenance),
         parameter_count=message.parameter_count,
+        forward_seconds=seconds(message.forward),
     )
 
 
@@ -206,4 +211,5 @@ def _layer(message: model_pb2.Layer) -> Layer:
             for output in message.outputs
         ),
         never_fires=message.never_fires,
+        forward_share=message.forward_share,
     )

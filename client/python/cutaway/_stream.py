@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from cutaway import _answers
 from cutaway._errors import BrokenAnswer
-from cutaway._events import Activation, CamMap, Event, Prediction, Progress, Started
+from cutaway._events import CamMap, Event, Prediction, Progress, Started
 from cutaway._tensors import Array, byte_count, decode
 from cutaway._words import word
-from cutaway.v1 import introspect_pb2, model_pb2
+from cutaway.v1 import introspect_pb2, model_pb2, tensor_pb2
 
 
 @dataclass
@@ -18,9 +20,9 @@ class _Item:
     data: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        if self.header.encoding != introspect_pb2.ENCODING_RAW:
+        if self.header.encoding not in (introspect_pb2.ENCODING_RAW, introspect_pb2.ENCODING_AFFINE8):
             raise BrokenAnswer(f"an item came in encoding {self.header.encoding}, which this client does not know")
-        expected = byte_count(self.header.dtype, self.header.shape)
+        expected = byte_count(self._wire_dtype, self.header.shape)
         if self.header.total_bytes != expected:
             raise BrokenAnswer(
                 f"a tensor of shape {tuple(self.header.shape)} was announced with {self.header.total_bytes} bytes"
@@ -39,7 +41,13 @@ class _Item:
         return len(self.data) == self.header.total_bytes
 
     def array(self) -> Array:
-        return decode(self.header.dtype, self.header.shape, self.data)
+        array = decode(self._wire_dtype, self.header.shape, self.data)
+        return from_affine8(array, self.header.affine8) if self.header.encoding == introspect_pb2.ENCODING_AFFINE8 else array
+
+    @property
+    def _wire_dtype(self) -> tensor_pb2.DataType:
+        affine8 = self.header.encoding == introspect_pb2.ENCODING_AFFINE8
+        return tensor_pb2.DATA_TYPE_UINT8 if affine8 else self.header.dtype
 
 
 class Assembler:
@@ -111,9 +119,7 @@ class Assembler:
     def _event(self, number: int, item: _Item) -> Event:
         match item.header.WhichOneof("subject"):
             case "capture":
-                capture = item.header.capture
-                kind = _answers.capture_kind(capture.kind)
-                return Activation(capture.layer, kind, capture.path, capture.batch_first, item.array())
+                return _answers.captured(item.header.capture, item.array())
             case "cam":
                 return _cam_map(item.header.cam, item.array())
             case _:
@@ -137,6 +143,16 @@ class Assembler:
             raise BrokenAnswer(f"the stream finished with {len(self._open)} items incomplete")
         if self._prediction is not None:
             raise BrokenAnswer("the stream finished without the scores of its prediction")
+
+
+def from_affine8(array: Array, affine8: introspect_pb2.Affine8) -> Array:
+    """float32: scale * (byte - zero point), one of each for all, or for each along the first axis."""
+    count = len(affine8.scales)
+    if len(affine8.zero_points) != count or count not in {1, len(array) if array.ndim else 1}:
+        raise BrokenAnswer(f"{count} scales came with an array of shape {array.shape}")
+    shape = (count, *[1] * (array.ndim - 1)) if array.ndim else ()
+    scales = np.array(affine8.scales, np.float32).reshape(shape)
+    return scales * (array.astype(np.float32) - np.array(affine8.zero_points, np.float32).reshape(shape))
 
 
 def _cam_map(header: introspect_pb2.CamHeader, array: Array) -> CamMap:

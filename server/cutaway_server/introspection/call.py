@@ -20,6 +20,9 @@ class Call:
         buffer_bytes: how much may wait for the reader; the forward pass waits where there is more.
         deadline: on the monotonic clock, in seconds.
         stall_s: how long the reader may stand still while the forward pass waits for it.
+        plan_seconds: what making the plan took.
+    Attributes:
+        last_layer: the last layer that has run, among those followed; empty before the first.
     """
 
     def __init__(
@@ -31,12 +34,15 @@ class Call:
         buffer_bytes: int,
         deadline: float,
         stall_s: float,
+        plan_seconds: float = 0.0,
     ) -> None:
         self.plan = plan
         self.arguments = arguments
         self.request_id = request_id
         self.arrived = time.monotonic()
         self.deadline = deadline
+        self.plan_seconds = plan_seconds
+        self.last_layer = ""
         self._buffer_bytes = buffer_bytes
         self._stall_s = stall_s
         self._events: deque[Event] = deque()
@@ -62,7 +68,8 @@ class Call:
         Refusal: it was stopped, or its deadline passed.
         """
         if self._stopped is None and time.monotonic() > self.deadline:
-            self.stop(DeadlinePassed("while the network ran"))
+            after = f", after layer {self.last_layer!r}" if self.last_layer else ""
+            self.stop(DeadlinePassed(f"while the network ran{after}"))
         if self._stopped is not None:
             raise self._stopped
 
@@ -83,10 +90,10 @@ class Call:
             self._changed.notify_all()
         return time.monotonic() - began
 
-    def wait_until_read(self) -> None:
-        """Waits until the sender has taken everything, or the call was stopped."""
+    def wait_until_read(self, down_to: int = 0) -> None:
+        """Waits until no more than so many bytes are left for the reader, or the call was stopped."""
         with self._changed:
-            while self._stopped is None and self._held:
+            while self._stopped is None and self._held > down_to:
                 try:
                     self._wait_for_reader()
                     self._raise_if_stopped()

@@ -1,23 +1,38 @@
 """What an introspection hands to its sender, in the order in which it happens."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
 from cutaway_server.errors import Refusal
-from cutaway_server.introspection.plan import CaptureKind, Plan, PlannedCam
+from cutaway_server.introspection.plan import CaptureKind, Plan, PlannedCam, PlannedCapture
+from cutaway_server.introspection.reduce import Affine8, Shrink
 from cutaway_server.models.preprocessing import Placement
 from cutaway_server.models.scores import ScoredClass
 
 
 @dataclass(frozen=True)
 class CaptureSubject:
-    """Marks an item as a capture: of which layer, what, and where in a nested value."""
+    """Marks an item as a capture: of which layer, what, where in a nested value, and how it was shrunk.
 
+    Attributes:
+        index: as PlannedCapture.index.
+        kept: channels, the same for all samples or a list for each; None where none were left out.
+    """
+
+    index: int
     layer: str
     kind: CaptureKind
     path: str = ""
-    batch_first: bool = True
+    batch_first: bool = False
+    shrink: Shrink | None = None
+    kept: list[int] | list[list[int]] | None = None
+
+    @classmethod
+    def of(cls, planned: PlannedCapture, path: str = "") -> Self:
+        """The tensor at this path of a planned capture."""
+        return cls(planned.index, planned.layer.name, planned.kind, path, planned.is_batch_first(path))
 
 
 @dataclass(frozen=True)
@@ -36,12 +51,13 @@ class CamSubject:
 
 @dataclass(frozen=True)
 class Header:
-    """What an item is. Unit of total_bytes: bytes."""
+    """What an item is. The dtype is that of the elements meant; with affine8 each travels as one byte."""
 
     subject: CaptureSubject | ScoresSubject | CamSubject
     dtype: torch.dtype
     shape: tuple[int, ...]
     total_bytes: int
+    affine8: Affine8 | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +95,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """What the captures of one layer cost. Unit: seconds since the forward pass began, seconds, bytes."""
+    """What the captures of one layer cost, in seconds and bytes sent. `completed_after` counts from the forward pass's begin."""
 
     layer: str
-    completed_after: float
-    capture: float
-    bytes: int
+    completed_after: float | None
+    capture: float = 0.0
+    reduce: float = 0.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,8 @@ class Finished:
     bytes_sent: int
     last_layer: str
 
+
+NOTHING_RAN = Finished({}, [], 0, "")
 
 Event = Started | Piece | Predicted | Failed | Finished
 

@@ -36,11 +36,12 @@ class Lanes:
         self._running: set[Call] = set()
         self._changed = threading.Condition()
         self._closed = False
-        self._mirrors = [model.make_mirror() for _ in range(count)]
+        self._mirror_seconds = metrics.mirror_seconds.labels(model.name)
+        self._mirrors = [self._make_mirror() for _ in range(count)]
         self._lane_wait_seconds = metrics.lane_wait_seconds.labels(model.name)
         metrics.introspections_waiting.labels(model.name).set_function(lambda: len(self._waiting))
         self._in_use = metrics.mirrors_in_use.labels(model.name)
-        self._dropped = metrics.mirrors_dropped.labels(model.name)
+        self._dropped = {reason: metrics.mirrors_dropped.labels(model.name, reason) for reason in ("raised", "hooks")}
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"lane-{model.name}-{lane}", daemon=True)
             for lane in range(count)
@@ -90,10 +91,13 @@ class Lanes:
             try:
                 self._lane_wait_seconds.observe(time.monotonic() - call.arrived)
                 self._run(call, lane)
-                call.wait_until_read()
             finally:
                 with self._changed:
                     self._running.discard(call)
+
+    def _make_mirror(self) -> Mirror:
+        with self._mirror_seconds.time():
+            return self._model.make_mirror()
 
     def _run(self, call: Call, lane: int) -> None:
         mirror = self._mirrors[lane]
@@ -101,25 +105,29 @@ class Lanes:
         self._in_use.inc()
         try:
             run(call, mirror, self._metrics)
+            call.wait_until_read()
         except Refusal as refusal:
             call.stop(refusal)
-            if isinstance(refusal, NetworkFailed):
-                raised = True
-                self._log_cause(call, refusal)
+            raised = isinstance(refusal, NetworkFailed)
+            self._log_end(call, refusal)
         except Exception as error:
             raised = True
             call.stop(NetworkFailed(self._model.name))
-            self._log_cause(call, error)
+            self._log_end(call, error)
         finally:
             self._in_use.dec()
             self._check_home(mirror, lane, raised)
 
-    def _log_cause(self, call: Call, error: Exception) -> None:
-        log.error("the introspection failed", model=self._model.name, request_id=call.request_id, exc_info=error)
+    def _log_end(self, call: Call, error: Exception) -> None:
+        about = {"method": "Introspect", "model": self._model.name, "request_id": call.request_id, "last_layer": call.last_layer}
+        if isinstance(error, Refusal) and not isinstance(error, NetworkFailed):
+            log.info("the introspection was stopped", reason=str(error), **about)
+        else:
+            log.error("the introspection failed", exc_info=error, **about)
 
     def _check_home(self, mirror: Mirror, lane: int, raised: bool) -> None:
         """A mirror whose network raised, or that carries a hook more or less than when it was new, is replaced."""
         if not raised and mirror.is_clean():
             return
-        self._dropped.inc()
-        self._mirrors[lane] = self._model.make_mirror()
+        self._dropped["raised" if raised else "hooks"].inc()
+        self._mirrors[lane] = self._make_mirror()

@@ -1,17 +1,23 @@
 """Plans an introspection: resolves names, checks that each map can be, and says what will come. Nothing runs here."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from cutaway_server.errors import BadInput, CamNotPossible, InputTooLarge
+import torch
+
+from cutaway_server.errors import BadInput, CamNotPossible, InputTooLarge, NotHookable, NotReducible
 from cutaway_server.introspection.cam import METHODS, Method, Needs
+from cutaway_server.introspection.reduce import CannotReduce, Form, Reduction, TopChannels
 from cutaway_server.models.layer_table import Layer, LayerTensor
 from cutaway_server.models.model import Model
 from cutaway_server.models.preprocessing import Placement
 
 MAX_CAPTURES = 4096
 MAX_CAMS = 64
+MAX_KEPT_CHANNELS = 65_536  # their indices travel in a message's header
+WHOLE = Reduction()
 
 
 class CaptureKind(Enum):
@@ -37,12 +43,14 @@ class Target:
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """What to take at the layers that a name or glob means. `field` names it in the request."""
+    """What to take at the layers that a name or glob means. `index` is its place in the request, `field` its name there."""
 
+    index: int
     field: str
     layer: str
     kind: CaptureKind
     target: Target
+    reduction: Reduction = WHOLE
 
 
 @dataclass(frozen=True)
@@ -57,17 +65,35 @@ class CamRequest:
 
 
 @dataclass(frozen=True)
-class PlannedCapture:
-    """One kind of capture at one layer."""
+class Expected:
+    """One tensor that a capture will bring, as the probe run saw it.
 
+    Attributes:
+        dtype, shape, bytes: on the wire; shape None and bytes 0 where they are not known beforehand.
+        full_bytes: of the layer's own tensor.
+    """
+
+    path: str
+    dtype: torch.dtype
+    shape: tuple[int, ...] | None
+    bytes: int = 0
+    full_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedCapture:
+    """One kind of capture at one layer. `index` is the place in the request of the first that asked for it."""
+
+    index: int
     layer: Layer
     kind: CaptureKind
     target: Target
+    reduction: Reduction
+    expected: tuple[Expected, ...]
 
-    @property
-    def tensors(self) -> tuple[LayerTensor, ...]:
-        """What will come, as the probe run saw it."""
-        return self.layer.inputs if self.kind is CaptureKind.INPUT else self.layer.outputs
+    def is_batch_first(self, path: str) -> bool:
+        """Whether the first axis of the tensor at this path is the batch, as far as is known."""
+        return any(tensor.batch_first for tensor in _tensors(self.layer, self.kind) if tensor.path == path)
 
 
 @dataclass(frozen=True)
@@ -101,6 +127,11 @@ class Plan:
     placements: tuple[Placement, ...] = ()
 
     @property
+    def total_bytes(self) -> int:
+        """Of all captures, on the wire."""
+        return sum(tensor.bytes for capture in self.captures for tensor in capture.expected)
+
+    @property
     def may_stop_early(self) -> bool:
         """Whether nothing is needed of what comes after the last captured layer."""
         return self.top_k is None and not self.cams and all(c.kind is not CaptureKind.GRADIENT for c in self.captures)
@@ -110,6 +141,27 @@ class Plan:
         """Whether a functional operation is among the layers wanted."""
         layers = [capture.layer for capture in self.captures] + [cam.layer for cam in self.cams]
         return any(layer.site is not None and layer.site.op for layer in layers)
+
+    @property
+    def stops_after(self) -> Layer | None:
+        """The layer after which the forward pass ends; None where it runs to its end."""
+        return max((capture.layer for capture in self.captures), key=lambda layer: layer.index) if self.may_stop_early else None
+
+    @property
+    def backward_targets(self) -> set[Target]:
+        """The scores that gradients are taken of: one backward pass each."""
+        gradients = {capture.target for capture in self.captures if capture.kind is CaptureKind.GRADIENT}
+        return gradients | {planned.target for planned in self.cams if planned.method.needs is Needs.GRADIENT}
+
+    @property
+    def compute_seconds(self) -> float:
+        """An estimate: what the layers took at loading, in proportion to the batch; twice that for a backward pass."""
+        layers, stop = self.model.layers, self.stops_after
+        held = [capture.layer for capture in self.captures if capture.kind is CaptureKind.GRADIENT]
+        held += [planned.layer for planned in self.cams if planned.method.needs is Needs.GRADIENT]
+        forward = layers.share(upto=stop) if stop else 1.0
+        backward = 1.0 - layers.share(upto=min(held, key=lambda layer: layer.index)) if held else 0.0
+        return self.batch * self.model.forward_seconds * (forward + 2 * len(self.backward_targets) * backward)
 
 
 def make_plan(
@@ -127,15 +179,17 @@ def make_plan(
         NotIntrospectable: the model cannot be looked into.
         UnknownLayer, NothingMatches, NotHookable: a name or glob of no use.
         CamNotPossible: a map that the method cannot make here; says what would work.
+        NotReducible: a capture that its reduction is nothing for.
         BadInput, InputTooLarge: targets, counts and combinations that do not go.
     """
     model.check_introspectable()
     if len(captures) > MAX_CAPTURES:
         raise InputTooLarge("captures", "captures", len(captures), MAX_CAPTURES)
-    planned: dict[tuple[str, CaptureKind, Target], PlannedCapture] = {}
+    planned: dict[tuple[str, CaptureKind, Target, Reduction], PlannedCapture] = {}
     for request in captures:
-        for layer in model.layers.match(request.layer, f"{request.field}.layer"):
-            planned[layer.name, request.kind, request.target] = PlannedCapture(layer, request.kind, request.target)
+        for layer in _layers(model, request):
+            key = layer.name, request.kind, request.target, request.reduction
+            planned.setdefault(key, _plan_capture(layer, request, batch))
         if request.kind is CaptureKind.GRADIENT:
             _check_target(model, request.target, batch, f"{request.field}.target")
     if len(planned) > MAX_CAPTURES:
@@ -152,6 +206,41 @@ def make_plan(
         top_k=top_k,
         placements=placements,
     )
+
+
+def _layers(model: Model, request: CaptureRequest) -> list[Layer]:
+    """The layers meant, as far as they have such tensors; a layer asked for by its name must."""
+    field = f"{request.field}.layer"
+    found = model.layers.match(request.layer, field)
+    there = [layer for layer in found if _tensors(layer, request.kind)]
+    if not there:
+        what = "it is given no tensor by position" if request.kind is CaptureKind.INPUT else "it puts out no tensor"
+        raise NotHookable(field, found[0].name, what)
+    return there
+
+
+def _plan_capture(layer: Layer, request: CaptureRequest, batch: int) -> PlannedCapture:
+    expected = tuple(_expected(tensor, layer, request, batch) for tensor in _tensors(layer, request.kind))
+    return PlannedCapture(request.index, layer, request.kind, request.target, request.reduction, expected)
+
+
+def _tensors(layer: Layer, kind: CaptureKind) -> tuple[LayerTensor, ...]:
+    return layer.inputs if kind is CaptureKind.INPUT else layer.outputs
+
+
+def _expected(tensor: LayerTensor, layer: Layer, request: CaptureRequest, batch: int) -> Expected:
+    shape = tensor.shape_for(batch)
+    if shape is None:
+        return Expected(tensor.path, tensor.dtype, None)
+    try:
+        form, element = request.reduction.form(Form(tensor.dtype, shape, tensor.batch_first))
+    except CannotReduce as error:
+        raise NotReducible(request.field, layer.name, str(error)) from error
+    if isinstance(request.reduction.shrink, TopChannels) and form.shape[0] * form.shape[1] > MAX_KEPT_CHANNELS:
+        field = f"{request.field}.channels.top_k"
+        raise InputTooLarge(field, "channels of all samples", form.shape[0] * form.shape[1], MAX_KEPT_CHANNELS)
+    size = element * math.prod(form.shape)
+    return Expected(tensor.path, form.dtype, form.shape, size, tensor.dtype.itemsize * math.prod(shape))
 
 
 def possible_methods(model: Model) -> list[str]:
@@ -178,7 +267,7 @@ def _spatial_layer(model: Model, request: CamRequest) -> Layer:
         return spatial[-1]
     layer = model.layers.exact(request.layer, field)
     if not _plane(layer):
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in layer.outputs) or "nothing"
+        shapes = ", ".join(tensor.shape_text for tensor in layer.outputs) or "nothing"
         works = [other.name for other in model.layers.firing if _plane(other) > 1]
         instead = f"it works at {', '.join(map(repr, works[-3:]))}" if works else "ask for captures instead"
         raise CamNotPossible(field, request.method, f"layer {layer.name!r} puts out {shapes}, not [N, C, H, W]", instead)
@@ -211,7 +300,7 @@ def _plane(layer: Layer) -> int:
 
 def _check_target(model: Model, target: Target, batch: int, field: str) -> None:
     if not model.class_count:
-        raise BadInput(field, "a target", "none: the network's output is not [N, classes]")
+        raise BadInput(field, "a score of a class", "captures of outputs and inputs: the network's own output is not [N, classes]")
     if len(target.classes) not in (0, 1, batch):
         raise BadInput(f"{field}.classes.indices", f"{len(target.classes)} classes", f"1, or one for each of the {batch} samples")
     for index in target.classes:

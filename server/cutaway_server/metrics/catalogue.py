@@ -48,6 +48,16 @@ class Metrics:
         self.introspections_waiting = Gauge(
             "cutaway_introspections_waiting", "Introspections that wait for a lane now.", model, registry=registry
         )
+        self.plan_seconds = Histogram(
+            "cutaway_plan_seconds",
+            "How long one introspection took to decode its inputs and resolve its names.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
+        self.mirror_seconds = Histogram(
+            "cutaway_mirror_seconds", "How long building a mirror took.", model, buckets=_CALLS, registry=registry
+        )
         self.hook_register_seconds = Histogram(
             "cutaway_hook_register_seconds",
             "How long one introspection took to put its hooks on.",
@@ -62,20 +72,40 @@ class Metrics:
             buckets=_HOOKS,
             registry=registry,
         )
+        self.device_to_host_seconds = Histogram(
+            "cutaway_device_to_host_seconds",
+            "How long one tensor took from its device to the host; nothing where the device is the CPU. Part of the capture.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
+        self.reduce_seconds = Histogram(
+            "cutaway_reduce_seconds", "How long reducing one tensor took.", model, buckets=_HOOKS, registry=registry
+        )
+        self.encode_seconds = Histogram(
+            "cutaway_encode_seconds",
+            "How long one introspection took to put its events into messages.",
+            model,
+            buckets=_HOOKS,
+            registry=registry,
+        )
         self.hook_remove_seconds = Histogram(
             "cutaway_hook_remove_seconds",
-            "How long one introspection took to take its hooks off and compare with the baseline.",
+            "How long one introspection took to take its hooks off.",
             model,
             buckets=_HOOKS,
             registry=registry,
         )
         self.captured_bytes = Counter("cutaway_captured_bytes", "Bytes of tensors copied from layers.", model, registry=registry)
+        self.sent_bytes = Counter(
+            "cutaway_sent_bytes", "Bytes of captures, scores and maps handed to the stream.", model, registry=registry
+        )
         self.early_stops = Counter(
             "cutaway_early_stops", "Forward passes ended after the last layer wanted.", model, registry=registry
         )
         self.mirrors_in_use = Gauge("cutaway_mirrors_in_use", "Mirrors that an introspection holds now.", model, registry=registry)
         self.mirrors_dropped = Counter(
-            "cutaway_mirrors_dropped", "Mirrors thrown away: the network raised, or hooks were left.", model, registry=registry
+            "cutaway_mirrors_dropped", "Mirrors thrown away and built anew.", ("model", "reason"), registry=registry
         )
 
     def gauge_at_scrape(self, name: str, help_text: str, read: Callable[[], Iterable[tuple[str, float]]]) -> None:

@@ -2,16 +2,18 @@
 
 import difflib
 import fnmatch
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cutaway_server.errors import NothingMatches, NotHookable, UnknownLayer
-from cutaway_server.models.walk import Site, Walk, is_leaf, is_method, is_operator, named_modules, tensors
+from cutaway_server.models.walk import Site, Walk, is_leaf, is_method, is_operator, named_modules, parametrizations, tensors
 
 
 class LayerKind(Enum):
@@ -29,7 +31,7 @@ class LayerTensor:
     Attributes:
         path: where it stands in a nested value: "" for the value itself.
         dtype: its element type.
-        shape: -1 for the batch where `batch_first`.
+        shape: -1 for the batch where `batch_first`, elsewhere for a size that goes with the batch.
         batch_first: whether the first axis is the batch.
     """
 
@@ -40,12 +42,19 @@ class LayerTensor:
 
     @property
     def bytes_per_sample(self) -> int:
-        """Bytes of one sample's part; of all of it where the first axis is not the batch."""
-        return self.dtype.itemsize * _product(self.shape[1:] if self.batch_first else self.shape)
+        """Bytes of one sample's part; of all of it where the first axis is not the batch, and 0 where that goes with the batch."""
+        shape = self.shape_for(1)
+        return self.dtype.itemsize * math.prod(shape) if shape is not None else 0
 
-    def shape_for(self, batch: int) -> tuple[int, ...]:
-        """Its shape for so many samples."""
-        return (batch, *self.shape[1:]) if self.batch_first else self.shape
+    @property
+    def shape_text(self) -> str:
+        """The shape as people write it: [N, 10, 24, 24]."""
+        return f"[{', '.join('N' if size < 0 else str(size) for size in self.shape)}]"
+
+    def shape_for(self, batch: int) -> tuple[int, ...] | None:
+        """Its shape for so many samples; None where that is not known."""
+        shape = (batch, *self.shape[1:]) if self.batch_first else self.shape
+        return shape if all(size >= 0 for size in shape) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class Layer:
         inputs: tensors among its positional arguments.
         outputs: tensors that it puts out.
         never_fires: why no capture can be had; empty where it fires.
+        forward_share: of the forward pass's time, 0 to 1; a container's holds those of the layers inside.
+        stride: how many of the input's rows and columns lie between cells of its [N, C, H, W]; None where it is not known.
     """
 
     name: str
@@ -73,6 +84,8 @@ class Layer:
     inputs: tuple[LayerTensor, ...] = ()
     outputs: tuple[LayerTensor, ...] = ()
     never_fires: str = ""
+    forward_share: float = 0.0
+    stride: tuple[float, float] | None = None
 
 
 class LayerTable(Sequence[Layer]):
@@ -96,6 +109,10 @@ class LayerTable(Sequence[Layer]):
     def firing(self) -> list[Layer]:
         """The layers that fire, in order of execution."""
         return [layer for layer in self._layers if not layer.never_fires]
+
+    def share(self, upto: Layer) -> float:
+        """The share of the forward pass's time that has gone when this layer is done."""
+        return sum(layer.forward_share for layer in self.firing if not layer.container and layer.index <= upto.index)
 
     def exact(self, name: str, field: str) -> Layer:
         """The layer of this name.
@@ -231,7 +248,8 @@ def _joined(two: list[LayerTensor] | None, three: list[LayerTensor] | None) -> t
     for tensor in two or ():
         other = others.get(tensor.path, tensor)
         batch_first = tensor.batch_first and other.batch_first and tensor.shape[1:] == other.shape[1:]
-        shape = (-1, *tensor.shape[1:]) if batch_first else tensor.shape
+        # A size that differs between the two goes with the batch, wherever it stands.
+        shape = tuple(size if size == beside else -1 for size, beside in zip_longest(tensor.shape, other.shape, fillvalue=-1))
         joined.append(replace(tensor, shape=shape, batch_first=batch_first))
     return tuple(joined)
 
@@ -258,6 +276,7 @@ class _Names:
 def _silent(network: nn.Module, fired: set[str]) -> list[Layer]:
     """The modules that no call of which was seen, and the second paths of shared ones, with the reason."""
     first_paths = {id(module): path for path, module in named_modules(network).items()}
+    computing = parametrizations(network)
     silent = []
     for path, module in network.named_modules(remove_duplicate=False):
         first = first_paths.get(id(module), "")
@@ -265,16 +284,11 @@ def _silent(network: nn.Module, fired: set[str]) -> list[Layer]:
             continue
         if path != first:
             reason = f"it is the same module as {first!r}, under whose name its calls are listed"
+        elif module in computing:
+            reason = "it computes a parameter, whenever that is read"
         elif isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
             reason = "it only holds others and is never called itself"
         else:
             reason = "the forward pass does not call it as a module"
         silent.append(Layer(path, LayerKind.MODULE, type(module).__name__, -1, not is_leaf(module), None, never_fires=reason))
     return silent
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_references, mirror_from_factory
 from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.scores import ScoresKind
+from cutaway_server.models.strides import find_strides
+from cutaway_server.models.timing import time_layers
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Model:
         class_count: 0 where the output is no [N, classes].
         layers: empty where it cannot be introspected.
         gap_head: the global average and linear layer that it ends in; None where it does not.
+        forward_seconds: a forward pass of one sample, as measured; 0 where it cannot be introspected.
         not_introspectable: why not; empty where it can.
         make_mirror: a new private instance that shares all parameters and buffers.
         weights_digest: SHA-256, hexadecimal.
@@ -56,6 +60,7 @@ class Model:
     labels: tuple[str, ...]
     layers: LayerTable
     gap_head: GapHead | None
+    forward_seconds: float
     not_introspectable: str
     make_mirror: Callable[[], Mirror]
     weights_digest: str
@@ -101,8 +106,7 @@ def prepare(
     Raises:
         NotServable: the network does not run on its input spec, or gives no single tensor.
     """
-    network.eval()
-    device = next((tensor.device for tensor in network.state_dict().values()), torch.device("cpu"))
+    device = next(chain(network.parameters(), network.buffers()), torch.empty(0, device="cpu")).device
 
     def probe(batch: int) -> tuple[Tensor, ...]:
         draw = torch.Generator().manual_seed(0)
@@ -111,9 +115,9 @@ def prepare(
     scores = _first_run(network, name, probe(2))
 
     def make_mirror() -> Mirror:
-        return mirror_from_factory(network, factory) if factory else mirror_by_references(network)
+        return mirror_from_factory(network, factory, probe(2)) if factory else mirror_by_references(network)
 
-    layers, gap_head, reason = _look_inside(network, make_mirror, scores_kind, probe)
+    layers, gap_head, forward_seconds, reason = _look_inside(network, make_mirror, scores_kind, probe)
     class_count = scores.shape[1] if scores.ndim == 2 else 0
     if labels and len(labels) != class_count:
         raise NotServable(f"{name}: {len(labels)} labels for {class_count} classes")
@@ -127,6 +131,7 @@ def prepare(
         labels=tuple(labels),
         layers=layers,
         gap_head=gap_head,
+        forward_seconds=forward_seconds,
         not_introspectable=reason,
         make_mirror=make_mirror,
         weights_digest=weights_digest(network),
@@ -138,12 +143,15 @@ def _probe(spec: InputSpec, batch: int, draw: torch.Generator) -> Tensor:
     shape = (batch, *spec.shape[1:])
     if spec.dtype.is_floating_point:
         return torch.randn(shape, generator=draw).to(spec.dtype)
+    if spec.dtype is torch.uint8:
+        return torch.randint(256, shape, generator=draw, dtype=torch.uint8)
     return torch.zeros(shape, dtype=spec.dtype)
 
 
 def _first_run(network: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> Tensor:
     try:
-        with torch.inference_mode():
+        network.eval()
+        with torch.no_grad():  # no inference mode: what it makes now and keeps, as lazy modules do, the mirrors share
             scores = network(*arguments)
     except Exception as error:
         shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
@@ -160,18 +168,21 @@ def _look_inside(
     make_mirror: Callable[[], Mirror],
     kind: ScoresKind,
     probe: Callable[[int], tuple[Tensor, ...]],
-) -> tuple[LayerTable, GapHead | None, str]:
-    """The layer table, the head, and why there can be no introspection where there can be none."""
-    nothing = LayerTable([]), None
+) -> tuple[LayerTable, GapHead | None, float, str]:
+    """The layer table, the head, a forward pass's seconds, and why there can be no introspection where there can be none."""
+    nothing = LayerTable([]), None, 0.0
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return *nothing, "it is TorchScript, which takes no hooks; serve the eager network instead"
+    if any("_orig_mod" in module._modules or module._compiled_call_impl for module in network.modules()):
+        return *nothing, "it is compiled, in part at least, which takes no hooks; serve the eager network instead"
     try:
         mirror = make_mirror()
-        reason = check_mirror(network, mirror, probe(2))
+        reason = check_mirror(network, mirror, probe(2), tuple(argument[1:] for argument in probe(3)))
         if reason:
             return *nothing, reason
-        layers = build_layer_table(mirror.network, probe)
-        return layers, find_gap_head(mirror.network, layers, kind, probe(2)), ""
+        layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
+        layers = find_strides(mirror.network, layers, probe(2))
+        return layers, find_gap_head(mirror.network, layers, kind, probe(2)), seconds, ""
     except Exception as error:  # whatever a stranger's network raises: Predict serves it all the same
         return *nothing, f"no private copy of it could be made and run ({type(error).__name__})"
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 
@@ -59,9 +60,13 @@ class Walk:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> Self:
+        no_layers = parametrizations(self._root)
         for path, module in named_modules(self._root).items():
-            self._handles.append(module.register_forward_pre_hook(self._begin(path, leaf=is_leaf(module))))
-            self._handles.append(module.register_forward_hook(self._end(path)))
+            silent = module in no_layers
+            begin = self._begin(path, leaf=silent or is_leaf(module), silent=silent)
+            # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
+            self._handles.append(module.register_forward_pre_hook(begin, prepend=True))
+            self._handles.append(module.register_forward_hook(self._end(path, silent=silent)))
         if self._operations:
             self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -72,21 +77,25 @@ class Walk:
         for handle in self._handles:
             handle.remove()
 
-    def _begin(self, path: str, *, leaf: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _begin(self, path: str, *, leaf: bool, silent: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             site = Site(path, "", self._counts[path, ""])
             self._counts[path, ""] += 1
             self._running.append(_Frame(site, leaf))
+            if silent:
+                return
             with self._unseen():
                 self._visitor.begin(site, inputs)
 
         return hook
 
-    def _end(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def _end(self, path: str, *, silent: bool) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             frame = self._running.pop()
             while frame.site.path != path:  # left over from a module that raised and whose caller went on
                 frame = self._running.pop()
+            if silent:
+                return None
             with self._unseen():
                 return self._visitor.end(frame.site, module, output)
 
@@ -107,7 +116,7 @@ class Walk:
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one functional operation, telling the visitor where it is a layer: tensors in, tensors out, not inside a leaf."""
         scope = self._running[-1]
-        if scope.leaf or func.__name__ in _LOOKUPS or not any(True for _ in tensors(args)):
+        if scope.leaf or func.__name__ in _LOOKUPS or not any(True for _ in tensors([args, kwargs])):
             return func(*args, **kwargs)
         path, op = scope.site.path, operation_name(func)
         site = Site(path, op, self._counts[path, op])
@@ -146,9 +155,16 @@ def named_modules(root: nn.Module) -> dict[str, nn.Module]:
     return {path: module for path, module in root.named_modules() if path}
 
 
+def parametrizations(root: nn.Module) -> set[nn.Module]:
+    """The modules that compute parameters, as those of `weight_norm` do: they run when a parameter is read, and are no layers."""
+    lists = (module for module in root.modules() if isinstance(module, parametrize.ParametrizationList))
+    return {module for found in lists for module in found.modules()}
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Whether operations inside are the module's own doing: so with PyTorch's modules, its mere containers left out."""
-    return type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
+    written = parametrize.type_before_parametrizations(module)
+    return written.__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential)
 
 
 def tensors(value: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -168,22 +184,31 @@ _LOOKUPS = frozenset({"__get__", "__set__", "__delete__"})  # x.shape, x.data: n
 _OPERATORS = {
     **{name: name for name in ("add", "sub", "mul", "matmul", "neg", "pow", "eq", "ne", "lt", "le", "gt", "ge")},
     "div": "truediv",
-    "add_": "add",
-    "sub_": "sub",
-    "mul_": "mul",
+    "remainder": "mod",
+    "positive": "pos",
+    "bitwise_and": "and_",
+    "bitwise_or": "or_",
+    "bitwise_xor": "xor",
+    **{f"{name}_": name for name in ("add", "sub", "mul", "pow")},
     "div_": "truediv",
-    "pow_": "pow",
-    **{f"__r{name}__": name for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod")},
+    "remainder_": "mod",
+    "floor_divide_": "floordiv",
+    "__and__": "and_",
+    "__or__": "or_",
     "__rdiv__": "truediv",
+    **{f"__r{name}__": name for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "matmul", "mod", "lshift", "rshift")},
+    **{f"__i{name}__": name for name in ("lshift", "rshift", "xor")},
+    "__iand__": "and_",
+    "__ior__": "or_",
 }
 
 
 def operation_name(func: Callable[..., Any]) -> str:
     """What an operation is called: "relu", "max_pool2d"; "add" for `x + y` and `x += y`, "getitem" for `x[0]`."""
     name = func.__name__
-    if is_method(func) or name.startswith("__"):
+    if is_method(func) or name.endswith("_"):  # `x **= 2` is no method of the tensor
         return _OPERATORS.get(name, name.strip("_") if name.startswith("__") else name)
-    return name
+    return name.replace(".", "_")  # torch.ops.aten.relu.default
 
 
 def is_method(func: Callable[..., Any]) -> bool:

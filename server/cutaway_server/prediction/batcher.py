@@ -96,6 +96,8 @@ class Batcher:
             if self._closed:
                 raise ShuttingDown
             if len(self._waiting) >= self._max_waiting:
+                self._waiting = deque(waiting for waiting in self._waiting if not waiting.ended)
+            if len(self._waiting) >= self._max_waiting:
                 raise Busy("predictions", self._max_waiting, retry_after_s=0.1)
             self._waiting.append(prediction)
             self._changed.notify()
@@ -161,7 +163,7 @@ class Batcher:
             try:
                 prediction.end(self._engine.run(prediction.arguments))
             except Exception:
-                log.exception("the network failed", model=self._name, request_id=prediction.request_id)
+                log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
                 prediction.end(NetworkFailed(self._name))
 
 

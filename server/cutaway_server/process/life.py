@@ -55,10 +55,10 @@ class Server:
         settings, metrics = self._settings, Metrics()
         self._ending.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(settings.threads)
-        limits = _limits(settings)
         repository = Repository(self._models)
         batchers = {(model.name, model.version): self._batcher(model, metrics) for model in repository}
         lanes = {(m.name, m.version): self._open_lanes(m, metrics) for m in repository if not m.not_introspectable}
+        limits = _limits(settings, len(lanes) * settings.lanes)
         metrics.gauge_at_scrape(
             "cutaway_live_hooks",
             "Hooks on mirrors beyond their baseline, counted in the hook dicts at the time of the scrape: 0 when idle.",
@@ -66,7 +66,9 @@ class Server:
         )
         watch = StallWatch(settings.stall_timeout)
         self._ending.callback(watch.close)
-        pool = ThreadPoolExecutor(settings.lanes + settings.max_waiting_introspections + 4, thread_name_prefix="introspect")
+        # Each model's running and waiting calls hold a thread each; the others are for calls that are refused.
+        threads = max(1, len(lanes)) * (settings.lanes + settings.max_waiting_introspections) + 16
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="introspect")
         self._ending.callback(pool.shutdown)
         service = InferenceService(
             repository,
@@ -77,12 +79,13 @@ class Server:
             calls=Calls(metrics, repository, call_seconds=settings.call_timeout, log_success=settings.log_requests),
             watch=watch,
             introspect_pool=pool,
+            metrics=metrics,
         )
         rpc = RpcServer(
             service,
             settings.listen,
             limits=limits,
-            waiting_predictions=settings.max_waiting,
+            waiting_predictions=settings.max_waiting * len(batchers),
             with_reflection=settings.reflection,
         )
         self.metrics_address = self._serve_metrics(metrics)
@@ -118,17 +121,19 @@ class Server:
         self._ending.callback(thread.join)
         self._ending.callback(server.server_close)
         self._ending.callback(server.shutdown)
-        return f"{host}:{server.server_port}"
+        return f"{self._settings.metrics.rpartition(':')[0]}:{server.server_port}"
 
 
-def _limits(settings: Settings) -> Limits:
+def _limits(settings: Settings, lanes: int) -> Limits:
+    """What one call may ask for; `lanes` share the buffer of the whole server."""
+    share = settings.max_buffer_mib * _MIB // max(1, lanes)
     return Limits(
         message_bytes=settings.max_message_mib * _MIB,
         pixels=settings.max_pixels,
         input_bytes=settings.max_input_mib * _MIB,
         call_seconds=settings.call_timeout,
         stall_seconds=settings.stall_timeout,
-        buffer_bytes=settings.stream_buffer_mib * _MIB,
+        buffer_bytes=min(settings.stream_buffer_mib * _MIB, share),
     )
 
 

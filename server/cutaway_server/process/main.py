@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import click
-import structlog
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import Settings, load_settings
 
 
@@ -89,23 +89,3 @@ def _run(settings: Settings) -> None:
             click.echo(f"stopping: running calls have {settings.drain:g} s")
     except OSError as error:
         raise click.ClickException(str(error)) from error
-
-
-def configure_logging(settings: Settings) -> None:
-    """Structured lines on standard error: JSON for machines, columns on a terminal."""
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    form: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
-        if as_json
-        else [structlog.dev.ConsoleRenderer()]
-    )
-    structlog.configure(
-        processors=shared + form,
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -1,5 +1,6 @@
 """`cutaway_server.serve`: a network that one has at hand, served from a notebook or a script."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from cutaway_server.models.model import InputSpec, prepare
 from cutaway_server.models.scores import ScoresKind
 from cutaway_server.process.life import Server
+from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import load_settings
 
 
@@ -30,7 +32,8 @@ def serve(
             with cutaway.Client(server.address) as client:
                 client.introspect("mine", x, layers=["conv1"])
 
-    The network itself is served, in eval mode; its training flags are put back at the end. Do not train it meanwhile.
+    The network itself is served, in eval mode; its training flags are put back at the end. Do not train it meanwhile. The log goes
+    to standard error; `log_level="error"` keeps it quiet.
 
     Args:
         example_input: what the network is called with, the batch first; one tensor, or one for each positional argument.
@@ -41,26 +44,43 @@ def serve(
     Yields:
         The server; its `address` is HOST:PORT.
     Raises:
+        ValueError: no name, or an unknown kind of scores.
         NotServable: the network does not run on the example, or gives no single tensor with the batch first.
         pydantic.ValidationError: a setting does not go.
         OSError: an address is taken.
     """
+    if not name:
+        raise ValueError("name is empty; calls need one to say which model they mean")
+    if scores_kind not in (kinds := [kind.value for kind in ScoresKind]):
+        raise ValueError(f"scores_kind is {scores_kind!r}; it must be one of {', '.join(kinds)}")
     examples = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
+    if not all(isinstance(example, Tensor) for example in examples):
+        raise TypeError("example_input must be a tensor of PyTorch, or several: torch.from_numpy makes one of an array")
+    chosen = load_settings({"listen": listen, "metrics": metrics, **settings})
+    configure_logging(chosen)
     training = {module: module.training for module in network.modules()}
     try:
         model = prepare(
             network,
             name=name,
-            inputs=tuple(_spec(example, position) for position, example in enumerate(examples)),
+            inputs=tuple(map(_spec, _names(network, len(examples)), examples)),
             scores_kind=ScoresKind(scores_kind),
             labels=labels,
         )
-        with Server([model], load_settings({"listen": listen, "metrics": metrics, **settings})) as server:
+        with Server([model], chosen) as server:
             yield server
     finally:
         for module, mode in training.items():
             module.training = mode
 
 
-def _spec(example: Tensor, position: int) -> InputSpec:
-    return InputSpec(f"x{position}" if position else "x", example.dtype, (-1, *example.shape[1:]))
+def _names(network: nn.Module, count: int) -> list[str]:
+    """The inputs' names: those of the parameters of the network's forward method, as far as it has such."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(network.forward).parameters.values()
+    named = [parameter.name for parameter in parameters if parameter.kind in by_position][:count]
+    return named + [f"x{position}" for position in range(len(named), count)]
+
+
+def _spec(name: str, example: Tensor) -> InputSpec:
+    return InputSpec(name, example.dtype, (-1, *example.shape[1:]))

@@ -51,7 +51,10 @@ class Settings(BaseSettings):
     stream_buffer_mib: int = Field(
         32, ge=1, description="MiB that an introspection holds for a slow reader before its network waits."
     )
-    max_message_mib: int = Field(64, ge=1, le=2047, description="MiB of one message, in or out.")
+    max_buffer_mib: int = Field(
+        256, ge=1, description="MiB that all introspections together hold for slow readers; each gets its lane's share at most."
+    )
+    max_message_mib: int = Field(64, ge=2, le=2047, description="MiB of one message, in or out.")
     max_input_mib: int = Field(256, ge=1, description="MiB of model-ready input of one call, after photographs are decoded.")
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="Pixels of all photographs of one call.")
     call_timeout: float = Field(60, gt=0, description="Seconds that a call may take; a client's own deadline may be shorter.")

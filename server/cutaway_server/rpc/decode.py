@@ -10,7 +10,17 @@ from torch import Tensor
 
 from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
 from cutaway_server.errors import BadInput, InputTooLarge, NotImplementedHere
-from cutaway_server.introspection.plan import CamRequest, CaptureKind, CaptureRequest, Target
+from cutaway_server.introspection.plan import MAX_KEPT_CHANNELS, CamRequest, CaptureKind, CaptureRequest, Target
+from cutaway_server.introspection.reduce import (
+    ChannelList,
+    ChannelRange,
+    Pool,
+    Precision,
+    Reduction,
+    Shrink,
+    Statistics,
+    TopChannels,
+)
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.preprocessing import Placement, check_sides, open_image, preprocess_all
 from cutaway_server.rpc.limits import Limits
@@ -139,6 +149,13 @@ def _wanted(spec: InputSpec) -> str:
 
 
 _MAX_NAME = 1000  # characters: a glob is compiled, which takes seconds for a long one
+_MAX_BINS = 1024
+_MAX_SPACE = 3  # axes after [N, C]
+_PRECISIONS = {
+    introspect_pb2.PRECISION_UNSPECIFIED: Precision.OWN,
+    introspect_pb2.PRECISION_FLOAT16: Precision.FLOAT16,
+    introspect_pb2.PRECISION_AFFINE8: Precision.AFFINE8,
+}
 _KINDS = {
     introspect_pb2.CAPTURE_KIND_UNSPECIFIED: CaptureKind.OUTPUT,
     introspect_pb2.CAPTURE_KIND_OUTPUT: CaptureKind.OUTPUT,
@@ -151,13 +168,13 @@ def decode_captures(messages: Sequence[introspect_pb2.Capture]) -> list[CaptureR
     """What is to be captured.
 
     Raises:
-        BadInput: no layer, or a target for what has none.
-        NotImplementedHere: a reduction.
+        BadInput: no layer, a target for what has none, or a reduction that is none.
     """
-    return [_decode_capture(message, f"captures[{index}]") for index, message in enumerate(messages)]
+    return [_decode_capture(message, index) for index, message in enumerate(messages)]
 
 
-def _decode_capture(message: introspect_pb2.Capture, field: str) -> CaptureRequest:
+def _decode_capture(message: introspect_pb2.Capture, index: int) -> CaptureRequest:
+    field = f"captures[{index}]"
     if not message.layer:
         raise BadInput(f"{field}.layer", "an empty name", "a layer's name or a glob")
     if len(message.layer) > _MAX_NAME:
@@ -167,12 +184,51 @@ def _decode_capture(message: introspect_pb2.Capture, field: str) -> CaptureReque
         raise BadInput(f"{field}.kind", f"value {message.kind}", "OUTPUT, INPUT or GRADIENT")
     if message.HasField("target") and kind is not CaptureKind.GRADIENT:
         raise BadInput(f"{field}.target", f"a target for {kind.name}", "one for GRADIENT only")
-    reduction = message.WhichOneof("reduction")
-    if reduction:
-        raise NotImplementedHere(f"{field}.{reduction}", f"the reduction {reduction!r}", "leave it out to get the whole tensor")
-    if message.precision:
-        raise NotImplementedHere(f"{field}.precision", "another precision than the layer's", "leave it out")
-    return CaptureRequest(field, message.layer, kind, _decode_target(message.target, f"{field}.target"))
+    target = _decode_target(message.target, f"{field}.target")
+    return CaptureRequest(index, field, message.layer, kind, target, _decode_reduction(message, field))
+
+
+def _decode_reduction(message: introspect_pb2.Capture, field: str) -> Reduction:
+    precision = _PRECISIONS.get(message.precision)
+    if precision is None:
+        raise BadInput(f"{field}.precision", f"value {message.precision}", "FLOAT16, AFFINE8 or none")
+    shrink = _decode_shrink(message, field)
+    if isinstance(shrink, Statistics) and precision is not Precision.OWN:
+        raise BadInput(f"{field}.precision", "a precision for statistics", "none: they are FLOAT64")
+    return Reduction(shrink, precision)
+
+
+def _decode_shrink(message: introspect_pb2.Capture, field: str) -> Shrink | None:
+    which = message.WhichOneof("reduction")
+    if which == "statistics":
+        bins = message.statistics.histogram_bins
+        if bins > _MAX_BINS:
+            raise BadInput(f"{field}.statistics.histogram_bins", str(bins), f"0 to {_MAX_BINS}")
+        return Statistics(bins)
+    if which == "pool":
+        if message.pool.method not in introspect_pb2.PoolMethod.values():
+            raise BadInput(f"{field}.pool.method", f"value {message.pool.method}", "MEAN or MAX")
+        if len(message.pool.size) > _MAX_SPACE:
+            raise BadInput(f"{field}.pool.size", f"{len(message.pool.size)} sizes", f"at most {_MAX_SPACE}")
+        return Pool(message.pool.method == introspect_pb2.POOL_METHOD_MAX, tuple(message.pool.size) or (1,))
+    return _decode_channels(message.channels, f"{field}.channels") if which else None
+
+
+def _decode_channels(message: introspect_pb2.Channels, field: str) -> Shrink:
+    which = message.WhichOneof("which")
+    if which == "indices":
+        indices = message.indices.indices
+        if not 1 <= len(indices) <= MAX_KEPT_CHANNELS:
+            raise BadInput(f"{field}.indices", f"{len(indices):,} channels", f"1 to {MAX_KEPT_CHANNELS:,}")
+        return ChannelList(tuple(indices))
+    if which == "top_k":
+        if not message.top_k:
+            raise BadInput(f"{field}.top_k", "0", "1 or more")
+        return TopChannels(message.top_k)
+    if which == "range":
+        stop = message.range.stop if message.range.HasField("stop") else None
+        return ChannelRange(message.range.start, stop, message.range.step or 1)
+    raise BadInput(field, "no channels", "indices, top_k or range")
 
 
 def decode_cams(messages: Sequence[introspect_pb2.Cam]) -> list[CamRequest]:

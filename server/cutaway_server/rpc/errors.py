@@ -56,6 +56,7 @@ TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Me
     errors.UnknownLayer: (Code.INVALID_ARGUMENT, _close_layers),
     errors.NothingMatches: (Code.INVALID_ARGUMENT, _close_layers),
     errors.NotHookable: (Code.FAILED_PRECONDITION, _precondition),
+    errors.NotReducible: (Code.INVALID_ARGUMENT, _field),
     errors.BadInput: (Code.INVALID_ARGUMENT, _field),
     errors.InputTooLarge: (Code.INVALID_ARGUMENT, _too_large),
     errors.Busy: (Code.RESOURCE_EXHAUSTED, _retry),

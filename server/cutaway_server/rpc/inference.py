@@ -1,5 +1,6 @@
 """cutaway.v1.InferenceService: decode, call, encode."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,16 +12,19 @@ from torch import Tensor
 from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
 from cutaway_server.errors import BadInput, Cancelled
 from cutaway_server.introspection.call import Call
+from cutaway_server.introspection.events import NOTHING_RAN, Started
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.introspection.plan import Plan, make_plan
+from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.models.repository import Repository
 from cutaway_server.prediction.batcher import Batcher, Prediction
 from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.decode import Decoded, decode_cams, decode_captures, decode_inputs
-from cutaway_server.rpc.encode import encode_event, encode_model, encode_prediction
+from cutaway_server.rpc.encode import encode_model, encode_prediction
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.stall_watch import StallWatch
+from cutaway_server.rpc.stream import StreamEncoder
 
 SERVICE = "cutaway.v1.InferenceService"
 
@@ -44,6 +48,7 @@ class InferenceService:
         calls: Calls,
         watch: StallWatch,
         introspect_pool: ThreadPoolExecutor,
+        metrics: Metrics,
     ) -> None:
         self._repository = repository
         self._batchers = batchers
@@ -53,13 +58,12 @@ class InferenceService:
         self._calls = calls
         self._watch = watch
         self._introspect_pool = introspect_pool
+        self._metrics = metrics
 
     def handler(self) -> "grpc.GenericRpcHandler[Any, Any]":
         """What a grpc.server serves."""
 
-        def introspect(
-            request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext
-        ) -> Iterator[introspect_pb2.IntrospectResponse]:
+        def introspect(request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
             return self.introspect(request, context)
 
         introspect.experimental_thread_pool = self._introspect_pool  # type: ignore[attr-defined]  # grpc looks for it here
@@ -70,9 +74,7 @@ class InferenceService:
                 "ListModels": unary(self.list_models, _parser(inference_pb2.ListModelsRequest), _serialize),
                 "GetModel": unary(self.get_model, _parser(inference_pb2.GetModelRequest), _serialize),
                 "Predict": unary(self.predict, _parser(predict_pb2.PredictRequest), _serialize),
-                "Introspect": grpc.unary_stream_rpc_method_handler(
-                    introspect, _parser(introspect_pb2.IntrospectRequest), _serialize
-                ),
+                "Introspect": grpc.unary_stream_rpc_method_handler(introspect, _parser(introspect_pb2.IntrospectRequest), None),
             },
         )
 
@@ -106,20 +108,27 @@ class InferenceService:
             prediction.cancel()
         return prediction.result()
 
-    def introspect(
-        self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext
-    ) -> Iterator[introspect_pb2.IntrospectResponse]:
+    def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""
         with self._calls.open("Introspect", request, context) as open_call:
+            began = time.monotonic()
             model = self._model(request)
-            decoded_plan = self._plan(model, request)
+            plan, arguments = self._plan(model, request)
+            plan_seconds = time.monotonic() - began
+            self._metrics.plan_seconds.labels(model.name).observe(plan_seconds)
+            encoder = StreamEncoder(model, open_call.request_id, self._metrics)
+            if request.plan_only:
+                yield encoder.encode(Started(plan))
+                yield encoder.encode(NOTHING_RAN)
+                return
             call = Call(
-                decoded_plan[0],
-                decoded_plan[1].arguments,
+                plan,
+                arguments,
                 request_id=open_call.request_id,
                 buffer_bytes=self._limits.buffer_bytes,
                 deadline=open_call.deadline,
                 stall_s=self._limits.stall_seconds,
+                plan_seconds=plan_seconds,
             )
             if not context.add_callback(lambda: call.stop(Cancelled())):
                 raise Cancelled
@@ -127,14 +136,14 @@ class InferenceService:
             try:
                 with self._watch.watching(call, context.cancel) as stream:
                     for event in call.events():
-                        message = encode_event(event, open_call.request_id, model)
+                        message = encoder.encode(event)
                         with stream.sending():
                             yield message
             finally:
                 open_call.stopped = call.stopped
                 call.stop(Cancelled())
 
-    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
+    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, tuple[Tensor, ...]]:
         model.check_introspectable()
         if request.without_prediction and request.top_k:
             raise BadInput("top_k", f"{request.top_k} with without_prediction", "0, or a prediction")
@@ -149,7 +158,7 @@ class InferenceService:
             top_k=None if request.without_prediction else request.top_k,
             placements=decoded.placements,
         )
-        return plan, decoded
+        return plan, decoded.arguments
 
     def _model(self, request: Any) -> Model:
         if not request.model:

@@ -1,8 +1,9 @@
-"""Element types on the wire and in PyTorch, and tensors between the two."""
+"""Element types, tensors and times, between the wire and Python."""
 
 import math
 
 import torch
+from google.protobuf import duration_pb2
 from torch import Tensor
 
 from cutaway.v1 import tensor_pb2
@@ -59,3 +60,10 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
 def encode_tensor(tensor: Tensor) -> tensor_pb2.Tensor:
     """A tensor as a message."""
     return tensor_pb2.Tensor(dtype=WIRE_DTYPES[tensor.dtype], shape=tensor.shape, data=bytes(raw_bytes(tensor)))
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    """Seconds as a message, rounded to nanoseconds; never negative."""
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(max(0, round(seconds * 1e9)))
+    return message

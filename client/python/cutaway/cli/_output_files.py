@@ -29,6 +29,9 @@ def write_values(out: Path, events: Iterable[cutaway.Event]) -> Path:
         match event:
             case cutaway.Activation():
                 values[value_key(event)] = event.array
+            case cutaway.Statistics():
+                for name in ("minimum", "maximum", "mean", "std", "zeros", "l2", "non_finite", "histogram"):
+                    values[f"{value_key(event)}/{name}"] = getattr(event, name)
             case cutaway.CamMap():
                 values[f"cam/{event.cam}"] = event.map
             case cutaway.Prediction():
@@ -70,7 +73,7 @@ def draw_cam(event: cutaway.CamMap, photographs: Sequence[Image.Image], labels: 
         yield Drawing(f"cam{event.cam}-{event.method}-{event.layer}", sample, pictures.captioned(drawn, title, note))
 
 
-def value_key(event: cutaway.Activation) -> str:
+def value_key(event: cutaway.Activation | cutaway.Statistics) -> str:
     """A capture's name in values.npz: "output/conv1", with the path behind it where the value was nested."""
     return "/".join(filter(None, (event.kind, event.layer, event.path)))
 

@@ -3,18 +3,19 @@
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
-import numpy as np
 from rich.table import Table
 
 import cutaway
 from cutaway import pictures
 from cutaway._introspection import gather
+from cutaway._requests import Look
+from cutaway.cli._captures import capture_facts, captures_table, show_plan
 from cutaway.cli._command import ClientCommand, json_option, print_json, progress_bar, seconds_text, stdout
 from cutaway.cli._input_files import Batch, Layout, files_argument, layout_option, load
-from cutaway.cli._output_files import Drawing, draw_activation, draw_cam, value_key, write_picture, write_values
+from cutaway.cli._output_files import Drawing, draw_activation, draw_cam, write_picture, write_values
 from cutaway.cli.predict import print_top
 
 
@@ -25,6 +26,26 @@ def read_cam(text: str) -> cutaway.Cam:
         raise click.BadParameter(f"{text!r} is not METHOD[@LAYER][?class=K]")
     method, layer, classes = found.groups()
     return cutaway.Cam(method, layer, class_index=[int(index) for index in classes.split(",")] if classes else None)
+
+
+def read_pool(text: str) -> dict[str, Any]:
+    """mean|max[:SIZE], SIZE being one number for all axes in space or one for each: 4x2."""
+    found = re.fullmatch(r"(mean|max)(?::(\d+(?:x\d+)*))?", text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not mean|max[:SIZE]")
+    method, size = found.groups()
+    return {"pool": method, "size": [int(axis) for axis in size.split("x")] if size else 1}
+
+
+def read_channels(text: str) -> dict[str, Any]:
+    """I,J,… or START:STOP[:STEP] or top:K."""
+    if found := re.fullmatch(r"top:(\d+)", text):
+        return {"top_channels": int(found[1])}
+    if found := re.fullmatch(r"(\d*):(\d*)(?::(\d+))?", text):
+        return {"channels": slice(*(int(part) if part else None for part in found.groups()))}
+    if re.fullmatch(r"\d+(,\d+)*", text):
+        return {"channels": [int(index) for index in text.split(",")]}
+    raise click.BadParameter(f"{text!r} is not I,J… or START:STOP[:STEP] or top:K")
 
 
 @click.command(cls=ClientCommand, short_help="What the layers of a network saw in some files.")
@@ -41,6 +62,14 @@ def read_cam(text: str) -> cutaway.Cam:
     metavar="METHOD[@LAYER][?class=K]",
     help="Make a class activation map, such as 'grad-cam@conv2?class=3' (in quotes, for the shell's sake).",
 )
+@click.option("--statistics", is_flag=True, help="Take numbers about the tensors instead of them.")
+@click.option("--bins", type=click.IntRange(min=0), default=0, help="The same, with a histogram of so many bins.")
+@click.option(
+    "--pool", type=read_pool, metavar="mean|max[:SIZE]", help="Pool over space, to one cell or to SIZE: 'max:4', 'mean:4x2'."
+)
+@click.option("--channels", type=read_channels, metavar="LIST", help="Take some channels: '0,3', '0:8', '0:64:8', 'top:3'.")
+@click.option("--precision", type=click.Choice(["float16", "affine8"]), help="Send fewer bits.")
+@click.option("--plan", "plan_only", is_flag=True, help="Only say what would be taken, how much it is and how long it would take.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write pictures and values.npz here.")
 @click.option("--model-version", default="", metavar="VERSION", help="Of the model; the default one if not given.")
 @click.option("--top", type=click.IntRange(min=0), default=3, show_default=True, help="How many best classes to name.")
@@ -56,6 +85,12 @@ def introspect(
     inputs: tuple[str, ...],
     gradients: tuple[str, ...],
     cams: tuple[cutaway.Cam, ...],
+    statistics: bool,
+    bins: int,
+    pool: dict[str, Any] | None,
+    channels: dict[str, Any] | None,
+    precision: Literal["float16", "affine8"] | None,
+    plan_only: bool,
     out: Path | None,
     model_version: str,
     top: int,
@@ -69,23 +104,28 @@ def introspect(
     each map an overlay on the picture as it was sent; with several samples there is a folder for each. values.npz holds
     the raw values as "output/LAYER", "input/LAYER", "gradient/LAYER" (and "/PATH" within a nested value), "cam/INDEX"
     and "scores".
+
+    --statistics, --pool, --channels and --precision shrink all that --layer, --input and --gradient take, on the server.
     """
     if not (layers or inputs or gradients or cams):
         raise click.UsageError("nothing to look at: give --layer, --input, --gradient or --cam")
     batch = load(files)
-    look = client.introspect_stream(
-        model,
-        batch.values,
-        layers=layers,
-        inputs=inputs,
-        gradients=gradients,
-        cams=cams,
-        top_k=0 if without_prediction else top,
-        without_prediction=without_prediction,
-        version=model_version,
-        layout=layout,
-    )
-    with look as events:
+    shrink = {"statistics": statistics, "histogram_bins": bins, **(pool or {}), **(channels or {})}
+    reduction: dict[str, Any] = {**shrink, "precision": precision}
+    look: Look = {
+        "layers": [cutaway.Capture(name, **reduction) for name in layers],
+        "inputs": [cutaway.Capture(name, **reduction) for name in inputs],
+        "gradients": [cutaway.Capture(name, **reduction) for name in gradients],
+        "cams": cams,
+        "top_k": 0 if without_prediction else top,
+        "without_prediction": without_prediction,
+        "version": model_version,
+        "layout": layout,
+    }
+    if plan_only:
+        show_plan(client.plan(model, batch.values, **look), as_json=as_json)
+        return
+    with client.introspect_stream(model, batch.values, **look) as events:
         seen = list(_watched(events))
     written = _write(out, seen, batch, layout, client.model(model, version=model_version)) if out else []
     report = _print_json if as_json else _print_tables
@@ -102,7 +142,7 @@ def _watched(events: Iterable[cutaway.Event]) -> Iterator[cutaway.Event]:
             match event:
                 case cutaway.Started():
                     progress.update(task, total=len(event.captures) + len(event.cams))
-                case cutaway.Activation() | cutaway.CamMap():
+                case cutaway.Activation() | cutaway.Statistics() | cutaway.CamMap():
                     progress.update(task, advance=1, description=event.layer)
             yield event
 
@@ -132,7 +172,7 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
             "version": seen.started.version,
             "request_id": seen.started.request_id,
             "samples": names,
-            "captures": [_capture_facts(event) for event in events if isinstance(event, cutaway.Activation)],
+            "captures": [capture_facts(event) for event in seen.captures],
             "cams": [_cam_facts(event) for event in events if isinstance(event, cutaway.CamMap)],
             "failures": [
                 {"item": _failed(failure), "code": failure.code.name, "message": failure.message} for failure in seen.failures
@@ -144,24 +184,6 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
             "files": [str(file) for file in written],
         }
     )
-
-
-def _capture_facts(event: cutaway.Activation) -> dict[str, Any]:
-    low, high = pictures.value_span(event.array)
-    with np.errstate(all="ignore"):  # the mean of infinities is no number, which is said as such
-        mean = float(event.array.mean()) if event.array.size else 0.0
-    return {
-        "key": value_key(event),
-        "layer": event.layer,
-        "kind": event.kind,
-        "path": event.path,
-        "dtype": event.array.dtype.name,
-        "shape": list(event.array.shape),
-        "minimum": low,
-        "mean": mean,
-        "maximum": high,
-        "zeros": float((event.array == 0).mean()) if event.array.size else 0.0,
-    }
 
 
 def _cam_facts(event: cutaway.CamMap) -> dict[str, Any]:
@@ -182,9 +204,8 @@ def _print_tables(events: list[cutaway.Event], names: list[str], written: list[P
     seen = gather(events)
     if seen.prediction:
         print_top(names, seen.prediction)
-    captures = [_capture_facts(event) for event in events if isinstance(event, cutaway.Activation)]
-    if captures:
-        stdout().print(_captures_table(captures))
+    if seen.captures:
+        stdout().print(captures_table([capture_facts(event) for event in seen.captures]))
     maps = [event for event in events if isinstance(event, cutaway.CamMap)]
     if maps:
         table = Table("map", "layer", "classes", "shape", "largest value")
@@ -196,14 +217,6 @@ def _print_tables(events: list[cutaway.Event], names: list[str], written: list[P
     stdout().print(f"{seen.started.model} {seen.started.version}, request {seen.started.request_id}: {stages}", soft_wrap=True)
     for file in written:
         stdout().print(f"wrote {file}", soft_wrap=True)
-
-
-def _captures_table(captures: list[dict[str, Any]]) -> Table:
-    table = Table("capture", "shape", "dtype", "smallest", "mean", "largest", "zeros")
-    for facts in captures:
-        numbers = (f"{facts[name]:.4g}" for name in ("minimum", "mean", "maximum"))
-        table.add_row(facts["key"], pictures.shape_text(facts["shape"]), facts["dtype"], *numbers, f"{facts['zeros']:.0%}")
-    return table
 
 
 def _failed(failure: cutaway.Failure) -> str:

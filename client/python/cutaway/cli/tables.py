@@ -7,7 +7,7 @@ from rich.table import Table
 
 import cutaway
 from cutaway import pictures
-from cutaway.cli._command import ClientCommand, bytes_text, json_option, print_json, stdout
+from cutaway.cli._command import ClientCommand, bytes_text, json_option, print_json, seconds_text, stdout
 
 
 @click.command(cls=ClientCommand)
@@ -45,7 +45,7 @@ def layers(client: cutaway.Client, model: str, model_version: str, as_json: bool
     if as_json:
         print_json([dataclasses.asdict(layer) for layer in found.layers])
         return
-    table = Table("", "layer", "type", "kind", "shape", "dtype", "a sample", "note")
+    table = Table("", "layer", "type", "kind", "shape", "dtype", "a sample", "time", "note")
     for layer in found.layers:
         outputs = layer.outputs
         table.add_row(
@@ -56,9 +56,11 @@ def layers(client: cutaway.Client, model: str, model_version: str, as_json: bool
             "\n".join(_shape_text(output) for output in outputs),
             "\n".join(output.dtype for output in outputs),
             "\n".join(bytes_text(output.bytes) for output in outputs),
+            "" if layer.never_fires else f"{layer.forward_share:.1%}",
             layer.never_fires or ("container" if layer.container else ""),
         )
     stdout().print(table)
+    stdout().print(f"time: share of a forward pass, {seconds_text(found.forward_seconds)} a sample when the model was loaded")
 
 
 def _without_layers(model: cutaway.Model) -> dict[str, object]:

@@ -27,6 +27,7 @@ class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENCODING_UNSPECIFIED: _ClassVar[Encoding]
     ENCODING_RAW: _ClassVar[Encoding]
+    ENCODING_AFFINE8: _ClassVar[Encoding]
 
 class CaptureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +49,7 @@ PRECISION_FLOAT16: Precision
 PRECISION_AFFINE8: Precision
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_RAW: Encoding
+ENCODING_AFFINE8: Encoding
 CAPTURE_KIND_UNSPECIFIED: CaptureKind
 CAPTURE_KIND_OUTPUT: CaptureKind
 CAPTURE_KIND_INPUT: CaptureKind
@@ -57,7 +59,7 @@ SCORE_MODEL: Score
 SCORE_PROBABILITY: Score
 
 class IntrospectRequest(_message.Message):
-    __slots__ = ("model", "version", "inputs", "top_k", "captures", "cams", "without_prediction", "seed")
+    __slots__ = ("model", "version", "inputs", "top_k", "captures", "cams", "without_prediction", "seed", "plan_only")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +68,7 @@ class IntrospectRequest(_message.Message):
     CAMS_FIELD_NUMBER: _ClassVar[int]
     WITHOUT_PREDICTION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ONLY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     inputs: _containers.RepeatedCompositeFieldContainer[_input_pb2.Input]
@@ -74,7 +77,8 @@ class IntrospectRequest(_message.Message):
     cams: _containers.RepeatedCompositeFieldContainer[Cam]
     without_prediction: bool
     seed: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_input_pb2.Input, _Mapping]]] = ..., top_k: _Optional[int] = ..., captures: _Optional[_Iterable[_Union[Capture, _Mapping]]] = ..., cams: _Optional[_Iterable[_Union[Cam, _Mapping]]] = ..., without_prediction: bool = ..., seed: _Optional[int] = ...) -> None: ...
+    plan_only: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_input_pb2.Input, _Mapping]]] = ..., top_k: _Optional[int] = ..., captures: _Optional[_Iterable[_Union[Capture, _Mapping]]] = ..., cams: _Optional[_Iterable[_Union[Cam, _Mapping]]] = ..., without_prediction: bool = ..., seed: _Optional[int] = ..., plan_only: bool = ...) -> None: ...
 
 class Capture(_message.Message):
     __slots__ = ("layer", "kind", "target", "statistics", "pool", "channels", "precision")
@@ -199,7 +203,7 @@ class IntrospectResponse(_message.Message):
     def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., item_failed: _Optional[_Union[ItemFailed, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("model", "version", "provenance", "batch", "captures", "cams", "total_bytes", "request_id")
+    __slots__ = ("model", "version", "provenance", "batch", "captures", "cams", "total_bytes", "request_id", "estimate", "seed")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +212,8 @@ class Started(_message.Message):
     CAMS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATE_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     provenance: _model_pb2.Provenance
@@ -216,23 +222,41 @@ class Started(_message.Message):
     cams: _containers.RepeatedCompositeFieldContainer[PlannedCam]
     total_bytes: int
     request_id: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_model_pb2.Provenance, _Mapping]] = ..., batch: _Optional[int] = ..., captures: _Optional[_Iterable[_Union[PlannedCapture, _Mapping]]] = ..., cams: _Optional[_Iterable[_Union[PlannedCam, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    estimate: Estimate
+    seed: int
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., provenance: _Optional[_Union[_model_pb2.Provenance, _Mapping]] = ..., batch: _Optional[int] = ..., captures: _Optional[_Iterable[_Union[PlannedCapture, _Mapping]]] = ..., cams: _Optional[_Iterable[_Union[PlannedCam, _Mapping]]] = ..., total_bytes: _Optional[int] = ..., request_id: _Optional[str] = ..., estimate: _Optional[_Union[Estimate, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class Estimate(_message.Message):
+    __slots__ = ("forward_passes", "backward_passes", "stops_after", "compute")
+    FORWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
+    STOPS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_FIELD_NUMBER: _ClassVar[int]
+    forward_passes: int
+    backward_passes: int
+    stops_after: str
+    compute: _duration_pb2.Duration
+    def __init__(self, forward_passes: _Optional[int] = ..., backward_passes: _Optional[int] = ..., stops_after: _Optional[str] = ..., compute: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class PlannedCapture(_message.Message):
-    __slots__ = ("layer", "kind", "path", "dtype", "shape", "bytes")
+    __slots__ = ("layer", "kind", "path", "dtype", "shape", "bytes", "full_bytes", "capture")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    FULL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     layer: str
     kind: CaptureKind
     path: str
     dtype: _tensor_pb2.DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     bytes: int
-    def __init__(self, layer: _Optional[str] = ..., kind: _Optional[_Union[CaptureKind, str]] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ...) -> None: ...
+    full_bytes: int
+    capture: int
+    def __init__(self, layer: _Optional[str] = ..., kind: _Optional[_Union[CaptureKind, str]] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., full_bytes: _Optional[int] = ..., capture: _Optional[int] = ...) -> None: ...
 
 class PlannedCam(_message.Message):
     __slots__ = ("cam", "method", "layer")
@@ -289,16 +313,20 @@ class Finished(_message.Message):
     def __init__(self, stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerTiming, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., last_layer: _Optional[str] = ...) -> None: ...
 
 class LayerTiming(_message.Message):
-    __slots__ = ("layer", "completed_after", "capture", "bytes")
+    __slots__ = ("layer", "completed_after", "capture", "bytes", "reduce", "encode")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     COMPLETED_AFTER_FIELD_NUMBER: _ClassVar[int]
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_FIELD_NUMBER: _ClassVar[int]
     layer: str
     completed_after: _duration_pb2.Duration
     capture: _duration_pb2.Duration
     bytes: int
-    def __init__(self, layer: _Optional[str] = ..., completed_after: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., bytes: _Optional[int] = ...) -> None: ...
+    reduce: _duration_pb2.Duration
+    encode: _duration_pb2.Duration
+    def __init__(self, layer: _Optional[str] = ..., completed_after: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., capture: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., bytes: _Optional[int] = ..., reduce: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., encode: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StageTiming(_message.Message):
     __slots__ = ("stage", "duration")
@@ -321,7 +349,7 @@ class Chunk(_message.Message):
     def __init__(self, item: _Optional[int] = ..., header: _Optional[_Union[ChunkHeader, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ChunkHeader(_message.Message):
-    __slots__ = ("capture", "scores", "cam", "dtype", "shape", "total_bytes", "encoding")
+    __slots__ = ("capture", "scores", "cam", "dtype", "shape", "total_bytes", "encoding", "affine8")
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     CAM_FIELD_NUMBER: _ClassVar[int]
@@ -329,6 +357,7 @@ class ChunkHeader(_message.Message):
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
+    AFFINE8_FIELD_NUMBER: _ClassVar[int]
     capture: CaptureHeader
     scores: ScoresHeader
     cam: CamHeader
@@ -336,19 +365,44 @@ class ChunkHeader(_message.Message):
     shape: _containers.RepeatedScalarFieldContainer[int]
     total_bytes: int
     encoding: Encoding
-    def __init__(self, capture: _Optional[_Union[CaptureHeader, _Mapping]] = ..., scores: _Optional[_Union[ScoresHeader, _Mapping]] = ..., cam: _Optional[_Union[CamHeader, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., total_bytes: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ...) -> None: ...
+    affine8: Affine8
+    def __init__(self, capture: _Optional[_Union[CaptureHeader, _Mapping]] = ..., scores: _Optional[_Union[ScoresHeader, _Mapping]] = ..., cam: _Optional[_Union[CamHeader, _Mapping]] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., total_bytes: _Optional[int] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., affine8: _Optional[_Union[Affine8, _Mapping]] = ...) -> None: ...
+
+class Affine8(_message.Message):
+    __slots__ = ("scales", "zero_points")
+    SCALES_FIELD_NUMBER: _ClassVar[int]
+    ZERO_POINTS_FIELD_NUMBER: _ClassVar[int]
+    scales: _containers.RepeatedScalarFieldContainer[float]
+    zero_points: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, scales: _Optional[_Iterable[float]] = ..., zero_points: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CaptureHeader(_message.Message):
-    __slots__ = ("layer", "kind", "path", "batch_first")
+    __slots__ = ("layer", "kind", "path", "batch_first", "statistics", "pool", "channels", "capture")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIRST_FIELD_NUMBER: _ClassVar[int]
+    STATISTICS_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     layer: str
     kind: CaptureKind
     path: str
     batch_first: bool
-    def __init__(self, layer: _Optional[str] = ..., kind: _Optional[_Union[CaptureKind, str]] = ..., path: _Optional[str] = ..., batch_first: bool = ...) -> None: ...
+    statistics: Statistics
+    pool: Pool
+    channels: KeptChannels
+    capture: int
+    def __init__(self, layer: _Optional[str] = ..., kind: _Optional[_Union[CaptureKind, str]] = ..., path: _Optional[str] = ..., batch_first: bool = ..., statistics: _Optional[_Union[Statistics, _Mapping]] = ..., pool: _Optional[_Union[Pool, _Mapping]] = ..., channels: _Optional[_Union[KeptChannels, _Mapping]] = ..., capture: _Optional[int] = ...) -> None: ...
+
+class KeptChannels(_message.Message):
+    __slots__ = ("indices", "per_sample")
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    PER_SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    per_sample: bool
+    def __init__(self, indices: _Optional[_Iterable[int]] = ..., per_sample: bool = ...) -> None: ...
 
 class ScoresHeader(_message.Message):
     __slots__ = ()

@@ -1,4 +1,5 @@
 from cutaway.v1 import tensor_pb2 as _tensor_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -52,7 +53,7 @@ LAYER_KIND_FUNCTION: LayerKind
 LAYER_KIND_METHOD: LayerKind
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "state_reason", "inputs", "scores_kind", "class_count", "labels", "layers", "introspection", "provenance", "parameter_count")
+    __slots__ = ("name", "version", "state", "state_reason", "inputs", "scores_kind", "class_count", "labels", "layers", "introspection", "provenance", "parameter_count", "forward")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +66,7 @@ class Model(_message.Message):
     INTROSPECTION_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: ModelState
@@ -77,7 +79,8 @@ class Model(_message.Message):
     introspection: Introspection
     provenance: Provenance
     parameter_count: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., scores_kind: _Optional[_Union[ScoresKind, str]] = ..., class_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., introspection: _Optional[_Union[Introspection, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_count: _Optional[int] = ...) -> None: ...
+    forward: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., scores_kind: _Optional[_Union[ScoresKind, str]] = ..., class_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., introspection: _Optional[_Union[Introspection, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_count: _Optional[int] = ..., forward: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class InputSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "image")
@@ -112,7 +115,7 @@ class ImageSpec(_message.Message):
     def __init__(self, color: _Optional[_Union[ColorMode, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., resize_shorter: _Optional[int] = ..., resample: _Optional[str] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., invert_bright_background: bool = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("name", "kind", "type", "index", "container", "outputs", "never_fires")
+    __slots__ = ("name", "kind", "type", "index", "container", "outputs", "never_fires", "forward_share")
     NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +123,7 @@ class Layer(_message.Message):
     CONTAINER_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     NEVER_FIRES_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_SHARE_FIELD_NUMBER: _ClassVar[int]
     name: str
     kind: LayerKind
     type: str
@@ -127,7 +131,8 @@ class Layer(_message.Message):
     container: bool
     outputs: _containers.RepeatedCompositeFieldContainer[LayerOutput]
     never_fires: str
-    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[LayerKind, str]] = ..., type: _Optional[str] = ..., index: _Optional[int] = ..., container: bool = ..., outputs: _Optional[_Iterable[_Union[LayerOutput, _Mapping]]] = ..., never_fires: _Optional[str] = ...) -> None: ...
+    forward_share: float
+    def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[LayerKind, str]] = ..., type: _Optional[str] = ..., index: _Optional[int] = ..., container: bool = ..., outputs: _Optional[_Iterable[_Union[LayerOutput, _Mapping]]] = ..., never_fires: _Optional[str] = ..., forward_share: _Optional[float] = ...) -> None: ...
 
 class LayerOutput(_message.Message):
     __slots__ = ("path", "dtype", "shape", "bytes_per_sample", "batch_first")

@@ -1,0 +1,67 @@
+"""How far apart the cells of a layer's map lie on the network's input, so that the map can be drawn where it belongs.
+
+Found by growth: a map that gains n rows when the picture gains m has a stride of m / n. That holds for any mix of layers, with no
+look into their settings, and tells apart a map that is small because of strides from one that lost its border to convolutions
+without padding.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cutaway_server.models.layer_table import LayerTable
+from cutaway_server.models.walk import Site, Walk
+
+_GROWTH = 192  # rows and columns: a multiple of the usual strides
+
+
+def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> LayerTable:
+    """The table with the strides of the maps that grow with the picture.
+
+    Args:
+        network: private to the caller; it is hooked while this runs.
+        arguments: the first one [N, C, H, W], or nothing is found.
+    """
+    picture, *others = arguments
+    if picture.ndim != 4:
+        return table
+    larger = F.pad(picture, (0, _GROWTH, 0, _GROWTH))
+    grown = _maps(network, (larger, *others))
+    usual = _maps(network, arguments)
+    return LayerTable([replace(layer, stride=_stride(usual.get(layer.site), grown.get(layer.site))) for layer in table])
+
+
+def _stride(usual: torch.Size | None, grown: torch.Size | None) -> tuple[float, float] | None:
+    if usual is None or grown is None:
+        return None
+    gains = [after - before for before, after in zip(usual[2:], grown[2:], strict=True)]
+    return (_GROWTH / gains[0], _GROWTH / gains[1]) if all(gain > 0 for gain in gains) else None
+
+
+def _maps(network: nn.Module, arguments: tuple[Tensor, ...]) -> dict[Site | None, torch.Size]:
+    """Shapes of the maps of all layers up to where the network fails, as it may at a linear layer."""
+    seen = _Shapes()
+    # Whatever it raises at a size that it is not made for: the layers before have run.
+    with suppress(Exception), torch.no_grad(), Walk(network, seen, operations=True):
+        network(*arguments)
+    return seen.shapes
+
+
+class _Shapes:
+    """Visitor that notes the shapes of maps."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[Site | None, torch.Size] = {}
+
+    def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
+        """Nothing."""
+
+    def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
+        """Notes a map."""
+        if isinstance(output, Tensor) and output.ndim == 4:
+            self.shapes[site] = output.shape
