@@ -29,14 +29,7 @@ class ServerProcess:
 
     def metric(self, sample: str, **labels: str) -> float:
         """The sum over all samples of this name whose labels include these, as a scrape sees it now."""
-        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        return sum(
-            found.value
-            for family in families
-            for found in family.samples
-            if found.name == sample and labels.items() <= found.labels.items()
-        )
+        return metric_at(self.metrics_address, sample, **labels)
 
     def log(self) -> str:
         """What it has written to standard error so far."""
@@ -74,6 +67,18 @@ def _started(process: subprocess.Popen[str], log: IO[str]) -> ServerProcess:
             return ServerProcess(process, listening[1], metrics[1], said, log)
     log.seek(0)
     raise AssertionError(f"the server did not start: {said}{log.read()}")
+
+
+def metric_at(address: str, sample: str, **labels: str) -> float:
+    """As ServerProcess.metric, of the metrics at HOST:PORT."""
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return sum(
+        found.value
+        for family in families
+        for found in family.samples
+        if found.name == sample and labels.items() <= found.labels.items()
+    )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:

@@ -116,7 +116,7 @@ def test_gradients_are_those_of_autograd(live: cutaway.Client, models: dict[str,
     network = models["mnist"].network
     held: list[Tensor] = []
     handle = network.get_submodule("conv2").register_forward_hook(lambda module, inputs, output: held.append(output))
-    scores = network(torch.from_numpy(x[:4]))
+    scores = network(torch.from_numpy(x[:4]).requires_grad_())
     handle.remove()
     (expected,) = torch.autograd.grad(scores.max(dim=1).values.sum(), held)
     seen = live.introspect("mnist", x[:4], gradients=["conv2"])
@@ -191,3 +191,39 @@ def test_nested_values_come_by_path_and_what_did_not_run_says_so() -> None:
         assert "join" in lacking.activations
         with pytest.raises(cutaway.Error, match="did not run for this input"):
             lacking.activations["rare"]
+
+
+class Aliases(nn.Module):
+    """Writes to memory by another name than the layer gave it, and to memory that a gradient would need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        first = y[:, :2]
+        y += 1  # by its own name; `first` changes too
+        z = self.act(y)
+        z *= 2  # what sigmoid's gradient needs is gone
+        return self.fc(z.mean((2, 3)) + first.mean())
+
+
+def test_a_gradient_that_would_change_what_the_network_computes_is_refused() -> None:
+    torch.manual_seed(0)
+    network, x = Aliases().eval(), torch.randn(2, 1, 6, 6)
+    with cutaway_server.serve(network, x, name="aliases") as server, cutaway.Client(server.address) as client:
+        plain = client.introspect("aliases", x, layers=["*"])
+        with pytest.raises(cutaway.FailedPrecondition, match="by another name"):
+            client.introspect("aliases", x, gradients=["getitem"])
+        with pytest.raises(cutaway.FailedPrecondition, match="by another name"):
+            client.introspect("aliases", x, cams=[cutaway.Cam("grad-cam", "getitem")])
+        seen = client.introspect("aliases", x, layers=["*"], gradients=["*"])
+        assert_same_bits(dict(seen.activations), dict(plain.activations))
+        np.testing.assert_array_equal(seen.scores, plain.scores)
+        assert "getitem" not in seen.gradients
+        # From before the overwritten sigmoid there is no way to the score; from behind it there is.
+        seen = client.introspect("aliases", x, gradients=["conv", "fc"], cams=[cutaway.Cam("grad-cam", "conv")])
+        assert [(failure.layer, failure.cam) for failure in seen.failures] == [("conv", None), (None, 0)]
+        assert all("overwrites" in failure.message for failure in seen.failures)
+        np.testing.assert_array_equal(seen.gradients["fc"], np.eye(3, dtype=np.float32)[seen.scores.argmax(1)])

@@ -246,5 +246,5 @@ def test_the_layer_table_has_shares_of_the_time(live: cutaway.Client) -> None:
     assert sum(layer.forward_share for layer in leaves) == pytest.approx(1)
     inside = sum(layer.forward_share for layer in leaves if layer.name.startswith("features."))
     (features,) = (layer for layer in model.layers if layer.name == "features")
-    assert features.forward_share >= inside * 0.9
+    assert features.forward_share == pytest.approx(inside)
     assert 0 < model.forward_seconds < 1

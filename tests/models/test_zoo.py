@@ -35,7 +35,7 @@ COMPILED, SCRIPTED = "it is compiled", "it is TorchScript"
 STRAY, WRITES, LOCKED = "still runs the original's module '{}'", "writes to '{}', which it shares", "they share a lock"
 OTHER, BESIDE = "layer '{}' does not run or give the same in a private copy", "layer '{}' gives something else while a private copy"
 UNSTEADY = "layer '{}' does not give the same each time"
-FAILS = r"no private copy of it could be made and run \({}\)"
+FAILS = "no private copy of it could be made and run"
 REFUSED = {
     # its parts lie where a copy of the module tree does not reach, but a factory makes them anew
     ("Closure", "references"): STRAY.format("act"),
@@ -43,26 +43,26 @@ REFUSED = {
     ("HolderObject", "references"): STRAY.format("act"),
     ("PatchedForward", "references"): STRAY.format("block.0"),
     ("PatchedLeafThatKeeps", "references"): WRITES.format("conv.last"),
-    ("Slots", "references"): FAILS.format("AttributeError"),
+    ("Slots", "references"): FAILS,
     ("ConditionInside", "references"): LOCKED,
     ("ThreadInside", "references"): LOCKED,
     ("OwnHookOverSelf", "references"): WRITES.format("seen.conv"),
     ("OwnHookOverList", "references"): BESIDE.format("head.0"),
     ("StateInHolder", "references"): WRITES.format("context.skip"),
-    ("StateInHolderForAWhile", "references"): FAILS.format("AttributeError"),
+    ("StateInHolderForAWhile", "references"): FAILS,
     ("StateInClosure", "references"): BESIDE.format("head.0"),
     ("CountingHolder", "references"): WRITES.format("stats.passes"),
     # what a factory makes is not the same, or cannot be made without its weights
     ("UnregisteredModules", "factory"): OTHER.format("conv2d"),
-    ("UnregisteredNorm", "factory"): FAILS.format("RuntimeError"),
-    ("Delegate", "factory"): FAILS.format("RuntimeError"),
-    ("Orthogonal", "factory"): FAILS.format("RuntimeError"),
+    ("UnregisteredNorm", "factory"): FAILS,
+    ("Delegate", "factory"): FAILS,
+    ("Orthogonal", "factory"): FAILS,
     ("ParameterWithAttribute", "factory"): OTHER.format("mul"),
-    ("PlainTensor", "factory"): FAILS.format("RuntimeError"),
-    ("NumbersInConstructor", "factory"): FAILS.format("RuntimeError"),
+    ("PlainTensor", "factory"): FAILS,
+    ("NumbersInConstructor", "factory"): FAILS,
     ("EachOneDifferent", "factory"): OTHER.format("roll"),
-    ("ReplacedBuffer", "factory"): FAILS.format("RuntimeError"),
-    ("ScratchTensor", "factory"): FAILS.format("RuntimeError"),
+    ("ReplacedBuffer", "factory"): FAILS,
+    ("ScratchTensor", "factory"): FAILS,
     ("ExtraState", "factory"): WRITES.format("kept.skip"),
     ("ModulesInGlobal", "factory"): OTHER.format("conv2d"),
     ("ModulesInGlobal", "references"): STRAY.format("conv"),
@@ -80,9 +80,6 @@ REFUSED = {
 }
 ALL = [(style, way) for style in ZOO for way in WAYS]
 SHOWN = [case for case in ALL if case not in REFUSED]
-
-# PyTorch itself has no gradient there: they overwrite what the backward pass needs.
-NO_GRADIENT = {"InPlaceAfter", "ViewsOfOneTensor"}
 
 # Mirrors that lead to the original by a closure, which only reads what both share.
 READING_CLOSURES = {("PatchedLeaf", "references"), ("ClosureOverParameter", "references")}
@@ -274,7 +271,7 @@ def test_a_real_server_shows_what_plain_hooks_see(
     assert model.not_introspectable == ""
     network, firing = model.network, model.layers.firing
     names, fed = [layer.name for layer in firing], [layer.name for layer in firing if layer.inputs]
-    gradients = names[:1] if style not in NO_GRADIENT else []
+    gradients = [layer.name for layer in firing if not layer.no_gradient]  # to take them must not change what is captured
     expected = [plain_hooks(network, inputs) for inputs in (other, x)]
     before = contents(network)
     answers = [  # the first call leaves nothing in the mirror for the second
@@ -372,7 +369,7 @@ def test_a_refusal_says_why_and_predict_is_right(
     with pytest.raises(cutaway.FailedPrecondition, match=re.escape(model.not_introspectable)):
         client.introspect(model.name, x.numpy(), layers=["*"])
     assert all(not (module._forward_hooks or module._forward_pre_hooks) for module in model.network.modules()) or "Hook" in style
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.network.parameters())
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in model.network.parameters())
     if (style, way) not in {(unsteady, way) for unsteady in ("Random", "RemembersTheLastInput")}:
         with torch.inference_mode():
             scores = model.network(x.clone()).clone()
@@ -400,17 +397,16 @@ def test_a_factory_whose_networks_differ_inside_only() -> None:
 
 
 def test_a_factory_of_another_network() -> None:
-    assert re.search(FAILS.format("RuntimeError"), reason(Plain(), lambda: nn.Sequential(Plain())))
+    assert re.search(FAILS, reason(Plain(), lambda: nn.Sequential(Plain())))
 
 
 def test_a_factory_that_gives_the_network_or_a_part_of_it_again() -> None:
     network = Plain()
     around = nn.Sequential(network)
     parameters = list(network.parameters())
-    assert re.search(FAILS.format("ValueError"), reason(network, lambda: network))
-    assert re.search(FAILS.format("ValueError"), reason(around, lambda: nn.Sequential(network)))
+    assert re.search(FAILS, reason(network, lambda: network))
+    assert re.search(FAILS, reason(around, lambda: nn.Sequential(network)))
     assert all(one is other for one, other in zip(parameters, network.parameters(), strict=True))
-    assert all(parameter.requires_grad for parameter in parameters)
 
 
 def test_a_factory_whose_networks_share_what_they_write() -> None:

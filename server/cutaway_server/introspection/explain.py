@@ -45,7 +45,7 @@ class Explanations:
         self._scores = scores
         self._network = network
         self._stages = stages
-        self._gradients: dict[Target, dict[tuple[str, str], Tensor | None]] = {}
+        self._gradients: dict[Target, dict[tuple[str, str], Tensor | Refusal]] = {}
 
     def send(self) -> None:
         """Sends first the gradients, then the maps; what cannot be made fails alone."""
@@ -60,12 +60,12 @@ class Explanations:
         self._call.check()
         layer = capture.layer
         if layer.name not in self._held:
-            self._call.put(Failed(CaptureSubject.of(capture), _no_gradient(layer)))
+            self._call.put(Failed(CaptureSubject.of(capture), _no_gradient(layer.name)))
         for path in self._held.get(layer.name, {}):
             subject = CaptureSubject.of(capture, path)
             gradient = self._gradient(capture.target, layer.name, path)
-            if gradient is None:
-                self._call.put(Failed(subject, _no_gradient(layer)))
+            if isinstance(gradient, Refusal):
+                self._call.put(Failed(subject, gradient))
             else:
                 self._sender.capture(subject, gradient, capture.reduction, None)
 
@@ -80,8 +80,8 @@ class Explanations:
             plane = cam(activation.detach().float(), self._head_rows(classes))
         else:
             gradient = self._gradient(planned.target, planned.layer.name, "")
-            if gradient is None:
-                self._call.put(Failed(planned.index, _no_gradient(planned.layer)))
+            if isinstance(gradient, Refusal):
+                self._call.put(Failed(planned.index, gradient))
                 return
             began = time.monotonic()
             plane = grad_cam(activation.detach().float(), gradient.float())
@@ -115,25 +115,42 @@ class Explanations:
         assert isinstance(linear, nn.Linear)
         return linear.weight.detach().float()[classes]
 
-    def _gradient(self, target: Target, layer: str, path: str) -> Tensor | None:
-        """D score / d what is held there; None where the score does not depend on it."""
+    def _gradient(self, target: Target, layer: str, path: str) -> Tensor | Refusal:
+        """D score / d what is held there, or why there is none."""
         if target not in self._gradients:
             began = time.monotonic()
             self._gradients[target] = self._backward(target)
             self._stages["gradient"] = self._stages.get("gradient", 0.0) + time.monotonic() - began
         return self._gradients[target][layer, path]
 
-    def _backward(self, target: Target) -> dict[tuple[str, str], Tensor | None]:
+    def _backward(self, target: Target) -> dict[tuple[str, str], Tensor | Refusal]:
         leaves = {(layer, path): tensor for layer, paths in self._held.items() for path, tensor in paths.items()}
         if not self._scores.requires_grad:
-            return dict.fromkeys(leaves)
+            return {(layer, path): _no_gradient(layer) for layer, path in leaves}
         with torch.enable_grad():
             scores = probabilities(self._scores, self._plan.model.scores_kind) if target.probability else self._scores
             # Samples are independent in eval mode: the gradient of the sum is each sample's own.
             score = scores.gather(1, self._classes(target)[:, None]).sum()
-        gradients = torch.autograd.grad(score, list(leaves.values()), retain_graph=True, allow_unused=True)
-        return dict(zip(leaves, gradients, strict=True))
+        try:
+            gradients = _gradients(score, list(leaves.values()))
+        except RuntimeError:  # one that cannot be had must not cost the others theirs
+            return {where: _apart(score, where[0], leaf) for where, leaf in leaves.items()}
+        found = zip(leaves, gradients, strict=True)
+        return {where: _no_gradient(where[0]) if gradient is None else gradient for where, gradient in found}
 
 
-def _no_gradient(layer: Layer) -> Refusal:
-    return NotHookable("captures", layer.name, "the score does not depend on what it put out")
+def _gradients(score: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
+
+
+def _apart(score: Tensor, layer: str, leaf: Tensor) -> Tensor | Refusal:
+    try:
+        (gradient,) = _gradients(score, [leaf])
+    except RuntimeError:
+        reason = "the way from it to the score cannot be differentiated: the network overwrites what that would need"
+        return NotHookable("captures", layer, reason)
+    return _no_gradient(layer) if gradient is None else gradient
+
+
+def _no_gradient(layer: str) -> Refusal:
+    return NotHookable("captures", layer, "nothing that PyTorch can differentiate leads from it to the score")

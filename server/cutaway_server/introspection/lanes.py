@@ -37,7 +37,7 @@ class Lanes:
         self._changed = threading.Condition()
         self._closed = False
         self._mirror_seconds = metrics.mirror_seconds.labels(model.name)
-        self._mirrors = [self._make_mirror() for _ in range(count)]
+        self._mirrors: list[Mirror | None] = [self._make_mirror() for _ in range(count)]  # None: to be made for the next call
         self._lane_wait_seconds = metrics.lane_wait_seconds.labels(model.name)
         metrics.introspections_waiting.labels(model.name).set_function(lambda: len(self._waiting))
         self._in_use = metrics.mirrors_in_use.labels(model.name)
@@ -51,7 +51,7 @@ class Lanes:
 
     def live_hooks(self) -> int:
         """Hooks that stand in the hook dicts of all mirrors beyond their baselines, counted now."""
-        return sum(mirror.live_hooks() for mirror in self._mirrors)
+        return sum(mirror.live_hooks() for mirror in self._mirrors if mirror)
 
     def submit(self, call: Call) -> None:
         """Queues a call for the next free lane.
@@ -100,23 +100,22 @@ class Lanes:
             return self._model.make_mirror()
 
     def _run(self, call: Call, lane: int) -> None:
-        mirror = self._mirrors[lane]
-        raised = False
         self._in_use.inc()
         try:
+            mirror = self._mirrors[lane] = self._mirrors[lane] or self._make_mirror()
             run(call, mirror, self._metrics)
             call.wait_until_read()
-        except Refusal as refusal:
-            call.stop(refusal)
-            raised = isinstance(refusal, NetworkFailed)
-            self._log_end(call, refusal)
         except Exception as error:
-            raised = True
-            call.stop(NetworkFailed(self._model.name))
+            why = error if isinstance(error, Refusal) else NetworkFailed(self._model.name)
+            call.stop(why)
             self._log_end(call, error)
+            if isinstance(why, NetworkFailed):
+                self._drop(lane, "raised")
         finally:
             self._in_use.dec()
-            self._check_home(mirror, lane, raised)
+            left = self._mirrors[lane]
+            if left and not left.is_clean():
+                self._drop(lane, "hooks")
 
     def _log_end(self, call: Call, error: Exception) -> None:
         about = {"method": "Introspect", "model": self._model.name, "request_id": call.request_id, "last_layer": call.last_layer}
@@ -125,9 +124,7 @@ class Lanes:
         else:
             log.error("the introspection failed", exc_info=error, **about)
 
-    def _check_home(self, mirror: Mirror, lane: int, raised: bool) -> None:
-        """A mirror whose network raised, or that carries a hook more or less than when it was new, is replaced."""
-        if not raised and mirror.is_clean():
-            return
-        self._dropped["raised" if raised else "hooks"].inc()
-        self._mirrors[lane] = self._make_mirror()
+    def _drop(self, lane: int, reason: str) -> None:
+        """Throws a mirror away whose network raised, or that carries a hook more or less than when it was new."""
+        self._dropped[reason].inc()
+        self._mirrors[lane] = None

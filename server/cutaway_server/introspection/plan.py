@@ -148,6 +148,12 @@ class Plan:
         return max((capture.layer for capture in self.captures), key=lambda layer: layer.index) if self.may_stop_early else None
 
     @property
+    def gradient_layers(self) -> list[Layer]:
+        """The layers that gradients are taken of."""
+        captured = [capture.layer for capture in self.captures if capture.kind is CaptureKind.GRADIENT]
+        return captured + [planned.layer for planned in self.cams if planned.method.needs is Needs.GRADIENT]
+
+    @property
     def backward_targets(self) -> set[Target]:
         """The scores that gradients are taken of: one backward pass each."""
         gradients = {capture.target for capture in self.captures if capture.kind is CaptureKind.GRADIENT}
@@ -156,9 +162,7 @@ class Plan:
     @property
     def compute_seconds(self) -> float:
         """An estimate: what the layers took at loading, in proportion to the batch; twice that for a backward pass."""
-        layers, stop = self.model.layers, self.stops_after
-        held = [capture.layer for capture in self.captures if capture.kind is CaptureKind.GRADIENT]
-        held += [planned.layer for planned in self.cams if planned.method.needs is Needs.GRADIENT]
+        layers, stop, held = self.model.layers, self.stops_after, self.gradient_layers
         forward = layers.share(upto=stop) if stop else 1.0
         backward = 1.0 - layers.share(upto=min(held, key=lambda layer: layer.index)) if held else 0.0
         return self.batch * self.model.forward_seconds * (forward + 2 * len(self.backward_targets) * backward)
@@ -209,14 +213,19 @@ def make_plan(
 
 
 def _layers(model: Model, request: CaptureRequest) -> list[Layer]:
-    """The layers meant, as far as they have such tensors; a layer asked for by its name must."""
+    """The layers meant, as far as there is something to take; at one that is asked for by its name there must be."""
     field = f"{request.field}.layer"
     found = model.layers.match(request.layer, field)
-    there = [layer for layer in found if _tensors(layer, request.kind)]
+    there = [layer for layer in found if not _nothing_to_take(layer, request.kind)]
     if not there:
-        what = "it is given no tensor by position" if request.kind is CaptureKind.INPUT else "it puts out no tensor"
-        raise NotHookable(field, found[0].name, what)
+        raise NotHookable(field, found[0].name, _nothing_to_take(found[0], request.kind))
     return there
+
+
+def _nothing_to_take(layer: Layer, kind: CaptureKind) -> str:
+    if not _tensors(layer, kind):
+        return "it is given no tensor by position" if kind is CaptureKind.INPUT else "it puts out no tensor"
+    return layer.no_gradient if kind is CaptureKind.GRADIENT else ""
 
 
 def _plan_capture(layer: Layer, request: CaptureRequest, batch: int) -> PlannedCapture:
@@ -261,7 +270,7 @@ def _plan_cam(model: Model, index: int, request: CamRequest, batch: int) -> Plan
 def _spatial_layer(model: Model, request: CamRequest) -> Layer:
     field = f"{request.field}.layer"
     if not request.layer:
-        spatial = [layer for layer in model.layers.firing if not layer.container and _plane(layer) > 1]
+        spatial = [layer for layer in model.layers.firing if not layer.container and _plane(layer) > 1 and not layer.no_gradient]
         if not spatial:
             raise CamNotPossible(field, request.method, "no layer of the network puts out [N, C, H, W]", "ask for captures instead")
         return spatial[-1]
@@ -271,6 +280,8 @@ def _spatial_layer(model: Model, request: CamRequest) -> Layer:
         works = [other.name for other in model.layers.firing if _plane(other) > 1]
         instead = f"it works at {', '.join(map(repr, works[-3:]))}" if works else "ask for captures instead"
         raise CamNotPossible(field, request.method, f"layer {layer.name!r} puts out {shapes}, not [N, C, H, W]", instead)
+    if layer.no_gradient:
+        raise NotHookable(field, layer.name, layer.no_gradient)
     return layer
 
 

@@ -5,14 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.events import CaptureSubject
-from cutaway_server.introspection.plan import CaptureKind, Plan, PlannedCapture
+from cutaway_server.introspection.plan import CaptureKind, PlannedCapture
 from cutaway_server.introspection.sender import Sender
 from cutaway_server.models.layer_table import Layer, argument
+from cutaway_server.models.leaves import hold
 from cutaway_server.models.walk import Site, tensors
 
 
@@ -25,7 +25,7 @@ class Taps:
 
     Attributes:
         began: when the forward pass did, on the monotonic clock; the one who runs it says so.
-        held: what gradients are taken of, by layer and path.
+        held: what gradients and maps are made of, by layer and path.
     """
 
     def __init__(self, call: Call, sender: Sender) -> None:
@@ -38,8 +38,9 @@ class Taps:
         self._wanted: dict[tuple[str, CaptureKind], list[PlannedCapture]] = defaultdict(list)
         for capture in self._plan.captures:
             self._wanted[capture.layer.name, capture.kind].append(capture)
-        self._holding = _held_layers(self._plan)
-        self._left = {capture.layer.name for capture in self._plan.captures} | self._holding
+        self._holding = {layer.name for layer in self._plan.gradient_layers}
+        self._keeping = {planned.layer.name for planned in self._plan.cams}
+        self._left = {capture.layer.name for capture in self._plan.captures} | self._keeping
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         """Takes inputs."""
@@ -58,7 +59,9 @@ class Taps:
         if layer.name in self._left:
             self._capture(layer, CaptureKind.OUTPUT, output)
             if layer.name in self._holding:
-                output = self._hold(layer, output)
+                output, self.held[layer.name] = hold(output)
+            elif layer.name in self._keeping and isinstance(output, Tensor):
+                self.held[layer.name] = {"": output.detach().clone()}
             self._left.discard(layer.name)
         if not self._left and self._plan.may_stop_early:
             raise EarlyStop
@@ -74,37 +77,3 @@ class Taps:
             after = time.monotonic() - self.began
             for path, tensor in tensors(value):
                 self.sender.capture(CaptureSubject.of(capture, path), tensor, capture.reduction, after)
-
-    def _hold(self, layer: Layer, output: Any) -> Any:
-        """Makes the layer's output a leaf of the graph, so that gradients are taken from here on and no further back.
-
-        The network goes on with a clone: an in-place operation that follows does not reach what is held.
-        """
-        torch.set_grad_enabled(True)  # until the forward pass ends: the caller's no_grad() puts it back
-
-        def hold(path: str, tensor: Tensor) -> Tensor:
-            if not tensor.dtype.is_floating_point:
-                return tensor
-            held = tensor.clone() if tensor.requires_grad else tensor.detach().clone().requires_grad_()
-            self.held.setdefault(layer.name, {})[path] = held
-            return held.clone()
-
-        return _replaced(output, hold)
-
-
-def _held_layers(plan: Plan) -> set[str]:
-    gradients = {capture.layer.name for capture in plan.captures if capture.kind is CaptureKind.GRADIENT}
-    return gradients | {planned.layer.name for planned in plan.cams}
-
-
-def _replaced(value: Any, replace: Callable[[str, Tensor], Tensor], path: str = "") -> Any:
-    """A nested value with each tensor replaced; the paths are those of `walk.tensors`."""
-    if isinstance(value, Tensor):
-        return replace(path, value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_replaced(member, replace, f"{path}.{i}" if path else str(i)) for i, member in enumerate(value)))
-    if isinstance(value, tuple | list):
-        return type(value)(_replaced(member, replace, f"{path}.{i}" if path else str(i)) for i, member in enumerate(value))
-    if isinstance(value, dict):
-        return {key: _replaced(member, replace, f"{path}.{key}" if path else str(key)) for key, member in value.items()}
-    return value

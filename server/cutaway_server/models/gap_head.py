@@ -37,11 +37,13 @@ def find_gap_head(network: nn.Module, table: LayerTable, kind: ScoresKind, argum
     if seen.linear is None or scores.ndim != 2 or not _explains(seen.linear_output, scores, kind):
         return None
     layers = tuple(
-        table.by_site[site].name
-        for site, mean in seen.means.items()
-        if site in table.by_site and mean.shape == seen.linear_input.shape and torch.allclose(mean, seen.linear_input, atol=1e-5)
+        table.by_site[site].name for site, mean in seen.means.items() if site in table.by_site and _same(mean, seen.linear_input)
     )
     return GapHead(seen.linear.path, layers) if layers and seen.linear_input.any() else None
+
+
+def _same(mean: Tensor, taken: Tensor) -> bool:
+    return mean.shape == taken.shape and mean.dtype == taken.dtype and torch.allclose(mean, taken, atol=1e-5)
 
 
 class _Seen:
@@ -59,7 +61,7 @@ class _Seen:
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         if isinstance(what, nn.Linear):
             self.linear, self.linear_input, self.linear_output = site, self._taken, output
-        elif isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+        elif isinstance(output, Tensor) and output.is_floating_point() and output.ndim == 4 and output.shape[2:].numel() > 1:
             self.means[site] = output.mean(dim=(2, 3))
 
 

@@ -73,6 +73,7 @@ class Layer:
         never_fires: why no capture can be had; empty where it fires.
         forward_share: of the forward pass's time, 0 to 1; a container's holds those of the layers inside.
         stride: how many of the input's rows and columns lie between cells of its [N, C, H, W]; None where it is not known.
+        no_gradient: why none can be taken of its output; empty where one can.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Layer:
     never_fires: str = ""
     forward_share: float = 0.0
     stride: tuple[float, float] | None = None
+    no_gradient: str = ""
 
 
 class LayerTable(Sequence[Layer]):

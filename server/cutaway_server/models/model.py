@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor, nn
 
 from cutaway_server.errors import NotIntrospectable
 from cutaway_server.models.gap_head import GapHead, find_gap_head
+from cutaway_server.models.in_place import mark_layers_without_gradient
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_references, mirror_from_factory
 from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.scores import ScoresKind
 from cutaway_server.models.strides import find_strides
 from cutaway_server.models.timing import time_layers
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def prepare(
     labels: Sequence[str] = (),
     factory: Callable[[], nn.Module] | None = None,
 ) -> Model:
-    """Puts a network into eval mode, runs it on probes, lists its layers and checks that its mirror shows what it does.
+    """Puts a network into eval mode, freezes it, runs it on probes, lists its layers and checks that a mirror shows what it does.
 
     Args:
         network: takes the inputs as positional arguments and gives one tensor, the batch first.
@@ -153,6 +157,8 @@ def _first_run(network: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> 
         network.eval()
         with torch.no_grad():  # no inference mode: what it makes now and keeps, as lazy modules do, the mirrors share
             scores = network(*arguments)
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)  # which kernel runs may depend on it, and mirrors are frozen too
     except Exception as error:
         shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
         raise NotServable(f"{name}: the network fails on {shapes}: {error}") from error
@@ -181,10 +187,12 @@ def _look_inside(
         if reason:
             return *nothing, reason
         layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
+        layers = mark_layers_without_gradient(mirror.network, layers, probe(2))
         layers = find_strides(mirror.network, layers, probe(2))
         return layers, find_gap_head(mirror.network, layers, kind, probe(2)), seconds, ""
     except Exception as error:  # whatever a stranger's network raises: Predict serves it all the same
-        return *nothing, f"no private copy of it could be made and run ({type(error).__name__})"
+        log.warning("no introspection", exc_info=error)
+        return *nothing, "no private copy of it could be made and run; the server's log says why"
 
 
 def weights_digest(network: nn.Module) -> str:

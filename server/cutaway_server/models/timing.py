@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cutaway_server.models.layer_table import LayerTable
+from cutaway_server.models.layer_table import Layer, LayerTable
 from cutaway_server.models.walk import Site, Walk
 
 _RUNS = 3
@@ -37,30 +37,37 @@ def time_layers(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, 
             network(*arguments)
             wait()
             forwards.append(time.perf_counter() - began)
-    seconds = {site: median(run[site] for run in runs if site in run) for site in runs[0]}
-    leaves = sum(seconds.get(layer.site, 0.0) for layer in table.firing if layer.site and not layer.container)
-    timed = [
-        replace(layer, forward_share=min(1.0, seconds.get(layer.site, 0.0) / leaves)) if layer.site and leaves else layer
-        for layer in table
-    ]
-    return LayerTable(timed), median(forwards) / 2
+    leaves = {layer.site for layer in table.firing if not layer.container}
+    seconds = {site: median(run[site] for run in runs if site in run) for site in runs[0] if site in leaves}
+    whole = sum(seconds.values())
+
+    def share(layer: Layer) -> float:
+        inside = clock.inside.get(layer.site, []) if layer.container else [layer.site]
+        return sum(seconds.get(site, 0.0) for site in inside) / whole if whole else 0.0
+
+    return LayerTable([replace(layer, forward_share=share(layer)) for layer in table]), median(forwards) / 2
 
 
 class _Clock:
-    """Visitor that times each layer; what it holds inside counts too."""
+    """Visitor that times each layer, and notes which others ran inside it."""
 
     def __init__(self, wait: Callable[[], None]) -> None:
-        self.seconds: dict[Site, float] = {}
-        self._began: dict[Site, float] = {}
+        self.seconds: dict[Site | None, float] = {}
+        self.inside: dict[Site | None, list[Site | None]] = {}
+        self._began: dict[Site, tuple[float, int]] = {}
         self._wait = wait
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
+        """Starts its time."""
         self._wait()
-        self._began[site] = time.perf_counter()
+        self._began[site] = time.perf_counter(), len(self.seconds)
 
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
+        """Stops it."""
         self._wait()
-        self.seconds[site] = time.perf_counter() - self._began[site]
+        began, before = self._began[site]
+        self.inside[site] = list(self.seconds)[before:]
+        self.seconds[site] = time.perf_counter() - began
 
 
 def _wait_for(device: torch.device) -> Callable[[], None]:

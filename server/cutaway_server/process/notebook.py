@@ -32,8 +32,8 @@ def serve(
             with cutaway.Client(server.address) as client:
                 client.introspect("mine", x, layers=["conv1"])
 
-    The network itself is served, in eval mode; its training flags are put back at the end. Do not train it meanwhile. The log goes
-    to standard error; `log_level="error"` keeps it quiet.
+    The network itself is served, in eval mode and with frozen parameters; both are put back at the end. Do not train it meanwhile.
+    The log goes to standard error; `log_level="error"` keeps it quiet.
 
     Args:
         example_input: what the network is called with, the batch first; one tensor, or one for each positional argument.
@@ -59,6 +59,7 @@ def serve(
     chosen = load_settings({"listen": listen, "metrics": metrics, **settings})
     configure_logging(chosen)
     training = {module: module.training for module in network.modules()}
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         model = prepare(
             network,
@@ -72,6 +73,8 @@ def serve(
     finally:
         for module, mode in training.items():
             module.training = mode
+        for parameter in trainable:
+            parameter.requires_grad_()
 
 
 def _names(network: nn.Module, count: int) -> list[str]:
