@@ -1,6 +1,8 @@
 """The gRPC server: our service, health and reflection on one port."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -39,7 +41,7 @@ class RpcServer:
             ],
         )
         self._server.add_generic_rpc_handlers((service.handler(),))
-        self._health = health.HealthServicer(experimental_non_blocking=True)
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
             reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
@@ -61,9 +63,31 @@ class RpcServer:
     def drain(self, seconds: float) -> None:
         """Health goes NOT_SERVING, new calls are refused, running ones finish within so many seconds or are cancelled."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(seconds).wait()
+        stopped = self._server.stop(seconds)
+        self._health.end_watches()
+        stopped.wait()
         self._pool.shutdown()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         self._health.set("", status)
         self._health.set(SERVICE, status)
+
+
+class _Health(health.HealthServicer):
+    """Health whose watches can be ended: one that stays open would make every drain take all of its time."""
+
+    def __init__(self) -> None:
+        super().__init__(experimental_non_blocking=True)
+        self._watches: set[Callable[[object], None]] = set()
+
+    def Watch(self, request: Any, context: Any, send_response_callback: Callable[[object], None] | None = None) -> Any:  # noqa: N802
+        """As its parent's."""
+        assert send_response_callback is not None  # grpc.server gives it to a handler that does not block
+        self._watches.add(send_response_callback)
+        context.add_callback(lambda: self._watches.discard(send_response_callback))
+        return super().Watch(request, context, send_response_callback)
+
+    def end_watches(self) -> None:
+        """Ends each with OK, after what it was told last."""
+        for send in list(self._watches):
+            send(None)
