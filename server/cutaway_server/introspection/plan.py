@@ -143,6 +143,11 @@ class Plan:
         return any(layer.site is not None and layer.site.op for layer in layers)
 
     @property
+    def needs_begins(self) -> bool:
+        """Whether it matters when layers begin."""
+        return self.model.layers.reentrant or any(capture.kind is CaptureKind.INPUT for capture in self.captures)
+
+    @property
     def stops_after(self) -> Layer | None:
         """The layer after which the forward pass ends; None where it runs to its end."""
         return max((capture.layer for capture in self.captures), key=lambda layer: layer.index) if self.may_stop_early else None

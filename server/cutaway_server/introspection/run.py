@@ -42,7 +42,7 @@ def run(call: Call, mirror: Mirror, metrics: Metrics) -> None:
 def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], metrics: Metrics) -> Tensor | None:
     """The network's scores; None where it was ended early."""
     name = call.plan.model.name
-    walk = Walk(mirror.network, taps, operations=call.plan.needs_operations)
+    walk = Walk(mirror.tree, taps, operations=call.plan.needs_operations, begins=call.plan.needs_begins)
     began = time.monotonic()
     scores = None
     with torch.no_grad():

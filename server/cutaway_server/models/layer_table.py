@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -111,6 +112,16 @@ class LayerTable(Sequence[Layer]):
     def firing(self) -> list[Layer]:
         """The layers that fire, in order of execution."""
         return [layer for layer in self._layers if not layer.never_fires]
+
+    @property
+    def reentrant(self) -> bool:
+        """Whether a module is called again before its call has ended: then ends alone do not tell which call it was."""
+        calls = Counter[str]()
+        for site in (layer.site for layer in self.firing if layer.site and not layer.site.op):
+            if site.nth != calls[site.path]:
+                return True
+            calls[site.path] += 1
+        return False
 
     def share(self, upto: Layer) -> float:
         """The share of the forward pass's time that has gone when this layer is done."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway_server.models.tensor_bytes import is_sendable, raw_bytes
-from cutaway_server.models.walk import Site, Walk, tensors
+from cutaway_server.models.walk import Site, Tree, Walk, tensors
 
 _HOOK_DICTS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset({"concurrent", "logging", "multiprocessing", "queue", "threading"})  # its state is its own, and changes
@@ -24,12 +24,17 @@ _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 class Mirror:
-    """A network that one call holds alone, and the hooks it had when it was new."""
+    """A network that one call holds alone, and the hooks it had when it was new.
+
+    Attributes:
+        tree: its modules, for walks.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self._modules = list(network.modules())
-        self._baseline = self._hook_dicts()
+        self.tree = Tree(network)
+        self._hooks = [vars(module)[name] for module in network.modules() for name in _HOOK_DICTS]
+        self._baseline = [dict(hooks) for hooks in self._hooks]
         self._resting = self._count()
 
     def live_hooks(self) -> int:
@@ -38,13 +43,10 @@ class Mirror:
 
     def is_clean(self) -> bool:
         """Whether its hook dicts equal their baseline."""
-        return self._hook_dicts() == self._baseline
+        return self._hooks == self._baseline
 
     def _count(self) -> int:
-        return sum(len(getattr(module, name)) for module in self._modules for name in _HOOK_DICTS)
-
-    def _hook_dicts(self) -> list[dict[int, Any]]:
-        return [dict(getattr(module, name)) for module in self._modules for name in _HOOK_DICTS]
+        return sum(map(len, self._hooks))
 
 
 def mirror_from_factory(network: nn.Module, factory: Callable[[], nn.Module], arguments: tuple[Tensor, ...]) -> Mirror:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
@@ -42,31 +41,54 @@ class Visitor(Protocol):
         """A layer, the module or function `what`, has run; what is returned, unless None, takes the place of its output."""
 
 
+class Tree:
+    """The modules of a network as walks need them: found once, for many walks. The network must not get other modules meanwhile."""
+
+    def __init__(self, root: nn.Module) -> None:
+        no_layers = parametrizations(root)
+        self.nodes = [
+            _Node(path, module, leaf=is_leaf(module) or module in no_layers, silent=module in no_layers)
+            for path, module in named_modules(root).items()
+        ]
+
+
+class _Node(NamedTuple):
+    path: str
+    module: nn.Module
+    leaf: bool
+    silent: bool
+
+
 class Walk:
     """Context manager around one forward pass: hooks every module while it is open, and none after.
 
     Args:
-        root: the network. It must be private to the caller: its hooks fire for whoever runs it.
+        root: the network, or its modules. It must be private to the caller: its hooks fire for whoever runs it.
         visitor: told of each layer.
         operations: whether functional operations are followed too.
+        begins: whether the visitor is told of begins. Where neither is wanted a walk costs less; calls of a module then count by
+            their ends.
     """
 
-    def __init__(self, root: nn.Module, visitor: Visitor, *, operations: bool) -> None:
-        self._root = root
+    def __init__(self, root: nn.Module | Tree, visitor: Visitor, *, operations: bool, begins: bool = True) -> None:
+        self._nodes = (root if isinstance(root, Tree) else Tree(root)).nodes
         self._visitor = visitor
         self._operations = _Operations(self) if operations else None
+        self._begins = begins or operations
         self._running: list[_Frame] = [_Frame(Site("", "", 0), leaf=False)]
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._key = id(self)
 
     def __enter__(self) -> Self:
-        no_layers = parametrizations(self._root)
-        for path, module in named_modules(self._root).items():
-            silent = module in no_layers
-            begin = self._begin(path, leaf=silent or is_leaf(module), silent=silent)
-            # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
-            self._handles.append(module.register_forward_pre_hook(begin, prepend=True))
-            self._handles.append(module.register_forward_hook(self._end(path, silent=silent)))
+        # Into the hook dicts themselves: a handle for each, as register_forward_hook makes it, takes ten times as long.
+        for node in self._nodes:
+            if self._begins:
+                node.module._forward_pre_hooks[self._key] = self._begin(node)
+                # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
+                node.module._forward_pre_hooks.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
+                node.module._forward_hooks[self._key] = self._end(node)
+            elif not node.silent:
+                node.module._forward_hooks[self._key] = self._end_alone(node.path)
         if self._operations:
             self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -74,10 +96,13 @@ class Walk:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._operations:
             self._operations.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
+        for node in self._nodes:
+            node.module._forward_pre_hooks.pop(self._key, None)
+            node.module._forward_hooks.pop(self._key, None)
 
-    def _begin(self, path: str, *, leaf: bool, silent: bool) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def _begin(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        path, _, leaf, silent = node
+
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             site = Site(path, "", self._counts[path, ""])
             self._counts[path, ""] += 1
@@ -89,7 +114,9 @@ class Walk:
 
         return hook
 
-    def _end(self, path: str, *, silent: bool) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+    def _end(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        path, silent = node.path, node.silent
+
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             frame = self._running.pop()
             while frame.site.path != path:  # left over from a module that raised and whose caller went on
@@ -98,6 +125,17 @@ class Walk:
                 return None
             with self._unseen():
                 return self._visitor.end(frame.site, module, output)
+
+        return hook
+
+    def _end_alone(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
+        first, again = Site(path, "", 0), 0
+
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            nonlocal again
+            site = Site(path, "", again) if again else first
+            again += 1
+            return self._visitor.end(site, module, output)
 
         return hook
 
