@@ -158,11 +158,13 @@ def test_what_goes_not_is_refused_before_anything_runs(live: cutaway.Client, x: 
         {"precision": "int4"},
         {"channels": [-1]},
         {"channels": slice(None, None, -1)},
+        {"channels": slice(0, 5, 0)},
+        {"size": 3},
         {"histogram_bins": -1},
     ],
 )
 def test_a_capture_that_contradicts_itself_is_not_sent(live: cutaway.Client, x: np.ndarray, fields: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"must be|at a time"):
+    with pytest.raises(ValueError, match=r"must be|at a time|goes with pool"):
         live.introspect("mnist", x[:1], layers=[Capture("conv1", **fields)])
 
 

@@ -515,5 +515,5 @@ def test_what_never_fires_says_why_and_keeps_its_name() -> None:
     assert {layer.name: layer.never_fires for layer in table if layer.never_fires} == {
         "held": "it only holds others and is never called itself",
         "held.0": "it is the same module as 'one', under whose name its calls are listed",
-        "linear": "the forward pass does not call it as a module",
+        "linear": "the probes did not call it as a module",
     }

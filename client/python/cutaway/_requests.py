@@ -41,7 +41,7 @@ class Capture:
         pool: "mean" or "max" over space: the axes after (N, C).
         channels: some of axis 1, by index or as a slice without negative numbers.
         top_channels: so many of each sample's channels, those of the largest mean.
-        size: what pool leaves of each axis in space: one number for all, or one for each.
+        size: what pool leaves of each axis in space: one number for all, or one for each; None for 1.
         precision: "float16", or "affine8": a byte an element with a scale and a zero point for each sample.
         class_index: for a gradient, of which class's score, one for all samples or one for each; None for the predicted class.
     """
@@ -52,7 +52,7 @@ class Capture:
     pool: Literal["mean", "max"] | None = None
     channels: Sequence[int] | slice | None = None
     top_channels: int | None = None
-    size: int | Sequence[int] = 1
+    size: int | Sequence[int] | None = None
     precision: Literal["float16", "affine8"] | None = None
     class_index: int | Sequence[int] | None = None
 
@@ -158,8 +158,10 @@ def _statistics(capture: Capture) -> introspect_pb2.Capture | None:
 
 def _pool(capture: Capture) -> introspect_pb2.Capture | None:
     if capture.pool is None:
+        if capture.size is not None:
+            raise ValueError(f"layer {capture.layer!r}: size goes with pool")
         return None
-    sizes = capture.size if isinstance(capture.size, Iterable) else [capture.size]
+    sizes = capture.size if isinstance(capture.size, Iterable) else [1 if capture.size is None else capture.size]
     method = _choice("pool", capture.pool, _POOLS)
     return introspect_pb2.Capture(pool=introspect_pb2.Pool(method=method, size=[_not_negative("size", size) for size in sizes]))
 
@@ -180,6 +182,8 @@ def _channels(capture: Capture) -> introspect_pb2.Capture | None:
 
 
 def _channel_range(channels: slice) -> introspect_pb2.ChannelRange:
+    if channels.step is not None and channels.step < 1:
+        raise ValueError(f"the step of channels must be 1 or more, not {channels.step}")
     start, step = (_not_negative("channels", part or 0) for part in (channels.start, channels.step))
     stop = None if channels.stop is None else _not_negative("channels", channels.stop)
     return introspect_pb2.ChannelRange(start=start, stop=stop, step=step)

@@ -23,6 +23,8 @@ class Call:
         plan_seconds: what making the plan took.
     Attributes:
         last_layer: the last layer that has run, among those followed; empty before the first.
+        mirror_seconds: what building a mirror for it took, where one was missing.
+        whole_pass: whether the network ran to its end.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Call:
         self.deadline = deadline
         self.plan_seconds = plan_seconds
         self.last_layer = ""
+        self.mirror_seconds = 0.0
+        self.whole_pass = False
         self._buffer_bytes = buffer_bytes
         self._stall_s = stall_s
         self._events: deque[Event] = deque()

@@ -41,7 +41,7 @@ class Lanes:
         self._lane_wait_seconds = metrics.lane_wait_seconds.labels(model.name)
         metrics.introspections_waiting.labels(model.name).set_function(lambda: len(self._waiting))
         self._in_use = metrics.mirrors_in_use.labels(model.name)
-        self._dropped = {reason: metrics.mirrors_dropped.labels(model.name, reason) for reason in ("raised", "hooks")}
+        self._dropped = {reason: metrics.mirrors_dropped.labels(model.name, reason) for reason in ("raised", "hooks", "unfinished")}
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"lane-{model.name}-{lane}", daemon=True)
             for lane in range(count)
@@ -102,7 +102,7 @@ class Lanes:
     def _run(self, call: Call, lane: int) -> None:
         self._in_use.inc()
         try:
-            mirror = self._mirrors[lane] = self._mirrors[lane] or self._make_mirror()
+            mirror = self._mirror(call, lane)
             run(call, mirror, self._metrics)
             call.wait_until_read()
         except Exception as error:
@@ -116,6 +116,16 @@ class Lanes:
             left = self._mirrors[lane]
             if left and not left.is_clean():
                 self._drop(lane, "hooks")
+            elif left and self._model.keeps_state and not call.whole_pass:
+                self._drop(lane, "unfinished")
+
+    def _mirror(self, call: Call, lane: int) -> Mirror:
+        mirror = self._mirrors[lane]
+        if mirror is None:
+            began = time.monotonic()
+            mirror = self._mirrors[lane] = self._make_mirror()
+            call.mirror_seconds = time.monotonic() - began
+        return mirror
 
     def _log_end(self, call: Call, error: Exception) -> None:
         about = {"method": "Introspect", "model": self._model.name, "request_id": call.request_id, "last_layer": call.last_layer}
@@ -125,6 +135,6 @@ class Lanes:
             log.error("the introspection failed", exc_info=error, **about)
 
     def _drop(self, lane: int, reason: str) -> None:
-        """Throws a mirror away whose network raised, or that carries a hook more or less than when it was new."""
+        """Throws a mirror away that is not as it was when it was new."""
         self._dropped[reason].inc()
         self._mirrors[lane] = None

@@ -13,11 +13,13 @@ from cutaway_server.introspection.reduce import CannotReduce, Form, Reduction, T
 from cutaway_server.models.layer_table import Layer, LayerTensor
 from cutaway_server.models.model import Model
 from cutaway_server.models.preprocessing import Placement
+from cutaway_server.models.tensor_bytes import SENDABLE
 
 MAX_CAPTURES = 4096
 MAX_CAMS = 64
 MAX_KEPT_CHANNELS = 65_536  # their indices travel in a message's header
 WHOLE = Reduction()
+_LONG_OPERATIONS = 0.2  # share of a forward pass that may run between two modules without a look at cancels and deadlines
 
 
 class CaptureKind(Enum):
@@ -39,6 +41,10 @@ class Target:
 
     classes: tuple[int, ...] = ()
     probability: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) == 1:  # the same for all samples: one score, one backward pass, however it was written
+            object.__setattr__(self, "classes", self.classes[:1])
 
 
 @dataclass(frozen=True)
@@ -137,15 +143,20 @@ class Plan:
         return self.top_k is None and not self.cams and all(c.kind is not CaptureKind.GRADIENT for c in self.captures)
 
     @property
-    def needs_operations(self) -> bool:
+    def names_operations(self) -> bool:
         """Whether a functional operation is among the layers wanted."""
         layers = [capture.layer for capture in self.captures] + [cam.layer for cam in self.cams]
         return any(layer.site is not None and layer.site.op for layer in layers)
 
     @property
-    def needs_begins(self) -> bool:
+    def follows_operations(self) -> bool:
+        """Whether functional operations are followed: where they are wanted, and where they are long enough to be stopped at."""
+        return self.names_operations or self.model.layers.operations_share > _LONG_OPERATIONS
+
+    @property
+    def follows_begins(self) -> bool:
         """Whether it matters when layers begin."""
-        return self.model.layers.reentrant or any(capture.kind is CaptureKind.INPUT for capture in self.captures)
+        return any(capture.kind is CaptureKind.INPUT for capture in self.captures)
 
     @property
     def stops_after(self) -> Layer | None:
@@ -227,9 +238,16 @@ def _layers(model: Model, request: CaptureRequest) -> list[Layer]:
     return there
 
 
+_NOTHING = {
+    CaptureKind.OUTPUT: "it puts out no tensor",
+    CaptureKind.INPUT: "it is given no tensor by position",
+    CaptureKind.GRADIENT: "it puts out no floating tensor",
+}
+
+
 def _nothing_to_take(layer: Layer, kind: CaptureKind) -> str:
     if not _tensors(layer, kind):
-        return "it is given no tensor by position" if kind is CaptureKind.INPUT else "it puts out no tensor"
+        return _NOTHING[kind]
     return layer.no_gradient if kind is CaptureKind.GRADIENT else ""
 
 
@@ -239,12 +257,15 @@ def _plan_capture(layer: Layer, request: CaptureRequest, batch: int) -> PlannedC
 
 
 def _tensors(layer: Layer, kind: CaptureKind) -> tuple[LayerTensor, ...]:
+    """What there is to take, as the probe run saw it."""
+    if kind is CaptureKind.GRADIENT:
+        return tuple(tensor for tensor in layer.outputs if tensor.dtype.is_floating_point)
     return layer.inputs if kind is CaptureKind.INPUT else layer.outputs
 
 
 def _expected(tensor: LayerTensor, layer: Layer, request: CaptureRequest, batch: int) -> Expected:
     shape = tensor.shape_for(batch)
-    if shape is None:
+    if shape is None or tensor.dtype not in SENDABLE:
         return Expected(tensor.path, tensor.dtype, None)
     try:
         form, element = request.reduction.form(Form(tensor.dtype, shape, tensor.batch_first))

@@ -258,6 +258,7 @@ def _affine8(tensor: Tensor, batch_first: bool) -> tuple[Tensor, Affine8]:
     rows = x.reshape(len(x) if batch_first else 1, -1) if x.numel() else x.new_zeros(1, 1)
     low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
     scale = ((high - low) / 255).float()
+    scale = torch.where((high > low) & (scale == 0), torch.finfo(torch.float32).smallest_normal, scale)
     if not scale.isfinite().all():
         raise CannotReduce("its values are too large for a scale in float32; take the layer's own precision")
     step = torch.where(scale > 0, scale, 1.0)[:, None].to(x.dtype)

@@ -10,7 +10,7 @@ from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.events import PIECE_BYTES, CaptureSubject, Failed, Finished, Predicted, ScoresSubject, Started
 from cutaway_server.introspection.explain import Explanations
 from cutaway_server.introspection.sender import Sender
-from cutaway_server.introspection.taps import EarlyStop, Taps
+from cutaway_server.introspection.taps import Taps
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.mirror import Mirror
 from cutaway_server.models.scores import top_classes
@@ -23,26 +23,34 @@ def run(call: Call, mirror: Mirror, metrics: Metrics) -> None:
     Raises:
         Refusal: what stopped the call, or NetworkFailed with the cause.
     """
-    stages = {"plan": call.plan_seconds, "wait": time.monotonic() - call.arrived}
+    waited = time.monotonic() - call.arrived - call.mirror_seconds
+    stages = {"plan": call.plan_seconds, "wait": waited, "mirror": call.mirror_seconds}
     call.put(Started(call.plan))
     sender = Sender(call, metrics)
     taps = Taps(call, sender)
     scores = _forward(call, mirror, taps, stages, metrics)
     for capture in taps.missing():
-        why = NotHookable("captures", capture.layer.name, "it did not run for this input")
+        why = NotHookable(f"captures[{capture.index}]", capture.layer.name, "it did not run for this input")
         call.put(Failed(CaptureSubject.of(capture), why))
     if call.plan.top_k is not None:
         assert scores is not None
         _predict(call, sender, scores)
     if scores is not None:
         Explanations(call, sender, held=taps.held, scores=scores, network=mirror.network, stages=stages).send()
-    call.put(Finished(stages, list(sender.costs.values()), sender.bytes_sent, call.last_layer))
+    costs = sorted(sender.costs.values(), key=lambda cost: call.plan.model.layers.named(cost.layer).index)
+    stages |= {
+        "capture": sum(cost.capture for cost in costs),
+        "device_to_host": sender.to_host,
+        "reduce": sum(cost.reduce for cost in costs),
+        "blocked": sender.blocked,
+    }
+    call.put(Finished(stages, costs, sender.bytes_sent, call.last_layer))
 
 
 def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], metrics: Metrics) -> Tensor | None:
     """The network's scores; None where it was ended early."""
     name = call.plan.model.name
-    walk = Walk(mirror.tree, taps, operations=call.plan.needs_operations, begins=call.plan.needs_begins)
+    walk = Walk(mirror.tree, taps, operations=call.plan.follows_operations, begins=call.plan.follows_begins)
     began = time.monotonic()
     scores = None
     with torch.no_grad():
@@ -51,23 +59,23 @@ def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], m
             taps.began = time.monotonic()
             try:
                 scores = mirror.network(*call.arguments)
-            except EarlyStop:
-                metrics.early_stops.labels(name).inc()
+                call.whole_pass = True
             except Refusal:
                 raise
             except Exception as error:
-                call.check()  # the network may have wrapped what stopped the call
-                raise NetworkFailed(name) from error
+                call.check()  # the network may have wrapped what stopped the call, or an early stop
+                if not taps.ended_early:
+                    raise NetworkFailed(name) from error
+                metrics.early_stops.labels(name).inc()
             blocked_from = time.monotonic()
             call.wait_until_read(PIECE_BYTES)  # with the hooks on, so that a stream that stands still shows in their gauge
             ended = time.monotonic()
             taps.sender.blocked += ended - blocked_from
         removed = time.monotonic()
     call.check()
-    costs, blocked = taps.sender.costs.values(), taps.sender.blocked
-    captured, reduced = sum(cost.capture for cost in costs), sum(cost.reduce for cost in costs)
-    stages["forward"] = ended - taps.began - captured - reduced - blocked
-    stages |= {"capture": captured, "reduce": reduced, "blocked": blocked, "remove": removed - ended}
+    costs = taps.sender.costs.values()
+    spent = sum(cost.capture + cost.reduce for cost in costs) + taps.sender.blocked
+    stages |= {"forward": ended - taps.began - spent, "remove": removed - ended}
     metrics.hook_register_seconds.labels(name).observe(stages["register"])
     metrics.hook_remove_seconds.labels(name).observe(stages["remove"])
     return scores

@@ -1,7 +1,6 @@
 """From tensors to pieces for the reader, with the accounts of what they cost."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -30,12 +29,14 @@ class Sender:
     Attributes:
         bytes_sent: of all pieces so far.
         blocked: seconds spent waiting for the reader so far.
+        to_host: seconds that tensors took from their device so far.
         costs: of each captured layer, by name, in order of execution.
     """
 
     def __init__(self, call: Call, metrics: Metrics) -> None:
         self.bytes_sent = 0
         self.blocked = 0.0
+        self.to_host = 0.0
         self.costs: dict[str, LayerCost] = {}
         self._call = call
         self._items = 0
@@ -52,25 +53,27 @@ class Sender:
     def capture(self, subject: CaptureSubject, tensor: Tensor, reduction: Reduction, completed_after: float | None) -> None:
         """Reduces a tensor and copies what is left as it is now: the network waits, so what it does next does not show."""
         if not is_sendable(tensor):
-            what = NotHookable("captures", subject.layer, f"{_words(tensor)} tensors do not travel")
+            what = NotHookable(f"captures[{subject.index}]", subject.layer, f"{_words(tensor)} tensors do not travel")
             self._call.put(Failed(subject, what))
             return
         began = time.monotonic()
         try:
             reduced = reduction.apply(tensor, subject.batch_first)
         except CannotReduce as error:
-            self._call.put(Failed(subject, NotReducible("captures", subject.layer, str(error))))
+            self._call.put(Failed(subject, NotReducible(f"captures[{subject.index}]", subject.layer, str(error))))
             return
         reducing = time.monotonic() - began
-        blocked, sent = self.blocked, self.bytes_sent
-        self.send(_reduced_subject(subject, reduced), reduced.tensor, reduced, on_piece=self._captured_bytes.inc)
-        copying = time.monotonic() - began - reducing - (self.blocked - blocked)
+        blocked, sent, to_host = self.blocked, self.bytes_sent, self.to_host
+        self._captured_bytes.inc(tensor.nbytes)
+        self.send(_reduced_subject(subject, reduced), reduced.tensor, reduced)
+        copying = time.monotonic() - began - reducing - (self.blocked - blocked) - (self.to_host - to_host)
         self._capture_seconds.observe(copying)
         if reduction != Reduction():
             self._reduce_seconds.observe(reducing)
         before = self.costs.get(subject.layer, LayerCost(subject.layer, completed_after))
         self.costs[subject.layer] = replace(
             before,
+            completed_after=completed_after if completed_after is not None else before.completed_after,
             capture=before.capture + copying,
             reduce=before.reduce + reducing,
             bytes=before.bytes + self.bytes_sent - sent,
@@ -81,7 +84,6 @@ class Sender:
         subject: CaptureSubject | ScoresSubject | CamSubject,
         tensor: Tensor,
         reduced: Reduced | None = None,
-        on_piece: Callable[[int], None] = lambda size: None,
     ) -> None:
         """Sends one item."""
         self._items += 1
@@ -92,14 +94,15 @@ class Sender:
             piece = bytes(data[offset : offset + PIECE_BYTES])
             self.blocked += self._call.put(Piece(self._items, header, offset, piece))
             self.bytes_sent += len(piece)
-            on_piece(len(piece))
             header = None
 
     def _on_host(self, tensor: Tensor) -> memoryview:
         began = time.monotonic()
         data = raw_bytes(tensor)
         if tensor.device.type != "cpu":
-            self._to_host_seconds.observe(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.to_host += seconds
+            self._to_host_seconds.observe(seconds)
         return data
 
 

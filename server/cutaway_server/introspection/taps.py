@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cutaway_server.errors import NotIntrospectable
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.events import CaptureSubject
 from cutaway_server.introspection.plan import CaptureKind, PlannedCapture
@@ -25,12 +26,15 @@ class Taps:
 
     Attributes:
         began: when the forward pass did, on the monotonic clock; the one who runs it says so.
+        ended_early: whether it ended the forward pass after the last layer wanted.
         held: what gradients and maps are made of, by layer and path.
     """
 
     def __init__(self, call: Call, sender: Sender) -> None:
         self.sender = sender
         self.began = 0.0
+        self.ended_early = False
+        self._next = 0
         self.held: dict[str, dict[str, Tensor]] = {}
         self._call = call
         self._plan = call.plan
@@ -53,6 +57,8 @@ class Taps:
         """Takes outputs, and ends the forward pass where nothing more is wanted of it."""
         self._call.check()
         layer = self._by_site.get(site)
+        if self._plan.names_operations:
+            self._check_way(layer)
         if layer is None:
             return None
         self._call.last_layer = layer.name
@@ -64,8 +70,18 @@ class Taps:
                 self.held[layer.name] = {"": output.detach().clone()}
             self._left.discard(layer.name)
         if not self._left and self._plan.may_stop_early:
+            self.ended_early = True
             raise EarlyStop
         return output
+
+    def _check_way(self, layer: Layer | None) -> None:
+        """Operations are named by their order: where that is not the probes', a name may mean another operation."""
+        self._next += 1
+        if layer is None or layer.index != self._next - 1:
+            after = f" after layer {self._call.last_layer!r}" if self._call.last_layer else ""
+            way = f"with this input it takes another way{after} than with the probes, so names of functions are not certain"
+            self._call.stop(NotIntrospectable(self._plan.model.name, f"{way}; name modules only"))
+            self._call.check()
 
     def missing(self) -> list[PlannedCapture]:
         """Outputs and inputs wanted of layers that did not run."""
@@ -74,6 +90,6 @@ class Taps:
 
     def _capture(self, layer: Layer, kind: CaptureKind, value: Any) -> None:
         for capture in self._wanted.get((layer.name, kind), ()):
-            after = time.monotonic() - self.began
+            after = time.monotonic() - self.began if kind is CaptureKind.OUTPUT else None
             for path, tensor in tensors(value):
                 self.sender.capture(CaptureSubject.of(capture, path), tensor, capture.reduction, after)

@@ -67,14 +67,14 @@ class Metrics:
         )
         self.hook_capture_seconds = Histogram(
             "cutaway_hook_capture_seconds",
-            "How long copying one layer's tensors took, without waiting for the reader.",
+            "How long copying one tensor took, without waiting for the reader.",
             model,
             buckets=_HOOKS,
             registry=registry,
         )
         self.device_to_host_seconds = Histogram(
             "cutaway_device_to_host_seconds",
-            "How long one tensor took from its device to the host; nothing where the device is the CPU. Part of the capture.",
+            "How long one tensor took from its device to the host; nothing where the device is the CPU.",
             model,
             buckets=_HOOKS,
             registry=registry,
@@ -96,7 +96,9 @@ class Metrics:
             buckets=_HOOKS,
             registry=registry,
         )
-        self.captured_bytes = Counter("cutaway_captured_bytes", "Bytes of tensors copied from layers.", model, registry=registry)
+        self.captured_bytes = Counter(
+            "cutaway_captured_bytes", "Bytes of the tensors taken at layers, before any reduction.", model, registry=registry
+        )
         self.sent_bytes = Counter(
             "cutaway_sent_bytes", "Bytes of captures, scores and maps handed to the stream.", model, registry=registry
         )

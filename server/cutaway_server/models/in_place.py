@@ -2,7 +2,7 @@
 
 A gradient is taken by handing the network a copy of what the layer put out. Where the network writes to that memory by another
 name, the copy does not follow: the network would compute something else, and so would every capture that comes after. And there
-are writes that PyTorch forbids while it records.
+are writes that PyTorch forbids while it records. Both are found by trying.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from cutaway_server.models.leaves import hold
 from cutaway_server.models.walk import Site, Walk, tensors
 
 _ALIAS = "its output shares memory that the network writes to later by another name"
-_FORBIDDEN = "behind it the network writes in place what PyTorch allows no one to write while it records"
+_FORBIDDEN = "behind it the network does in place what PyTorch does not record"
 
 
 def mark_layers_without_gradient(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> LayerTable:
@@ -26,37 +26,59 @@ def mark_layers_without_gradient(network: nn.Module, table: LayerTable, argument
     Args:
         network: private to the caller; it is hooked while this runs.
     """
-    seen = _Memory([*network.parameters(), *network.buffers(), *arguments])
-    with torch.no_grad(), Walk(network, seen, operations=True):
-        network(*arguments)
-    reasons = dict.fromkeys(seen.written(), _ALIAS)
-    if table.firing and not _runs_recorded(network, arguments, table.firing[0].site):
-        reasons |= {layer.site: _FORBIDDEN for layer in table.firing if not _runs_recorded(network, arguments, layer.site)}
+    memory = _Memory([*network.parameters(), *network.buffers(), *arguments])
+    _walk(network, arguments, memory)
+    usual = _trial(network, arguments, lambda site: False)
+    suspects = memory.written_later({layer.site for layer in table.firing if layer.container})
+    if _trial(network, arguments, lambda site: True) is None:
+        suspects = {layer.site for layer in table.firing}
+    reasons = {}
+    for suspect in suspects:
+        outputs = _trial(network, arguments, lambda site, suspect=suspect: site == suspect)  # type: ignore[misc]
+        if outputs is None or usual is None:
+            reasons[suspect] = _FORBIDDEN
+        elif not torch.allclose(outputs, usual, rtol=1e-4, atol=1e-6, equal_nan=True):
+            reasons[suspect] = _ALIAS
     return LayerTable([replace(layer, no_gradient=reasons.get(layer.site, "")) for layer in table])
 
 
-def _runs_recorded(network: nn.Module, arguments: tuple[Tensor, ...], site: Site | None) -> bool:
-    """Whether the network runs while PyTorch records from this layer on."""
+def _walk(network: nn.Module, arguments: tuple[Tensor, ...], visitor: "_Memory | _Trial") -> None:
+    with torch.no_grad(), Walk(network, visitor, operations=True):
+        network(*(argument.clone() for argument in arguments))
+
+
+def _trial(network: nn.Module, arguments: tuple[Tensor, ...], holds: Callable[[Site], bool]) -> Tensor | None:
+    """A number for what each layer put out, where PyTorch records from some layers on; None where the network cannot bear that."""
+    trial = _Trial(holds)
     try:
-        with torch.no_grad(), Walk(network, _Hold(site), operations=True):
-            network(*arguments)
-    except RuntimeError:
-        return False
-    return True
+        _walk(network, arguments, trial)
+    except Exception:  # of PyTorch, or of a network to which another sort of tensor or container came than it knows
+        return None
+    return torch.stack(trial.sums) if trial.sums else torch.zeros(0)
 
 
-class _Hold:
-    """Visitor that makes one layer's output a leaf."""
+class _Trial:
+    """Visitor that makes leaves of the outputs of some layers, where PyTorch does not record yet, and sums up all outputs."""
 
-    def __init__(self, site: Site | None) -> None:
-        self._site = site
+    def __init__(self, holds: Callable[[Site], bool]) -> None:
+        self.sums: list[Tensor] = []
+        self._holds = holds
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         """Nothing."""
 
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> Any:
         """The leaf."""
-        return hold(output)[0] if site == self._site else None
+        found = [tensor.detach() for _, tensor in tensors(output)]
+        self.sums += [_sum(tensor) for tensor in found if not tensor.is_complex() and not tensor.is_sparse]
+        recorded = any(tensor.requires_grad for _, tensor in tensors(output))
+        return hold(output)[0] if self._holds(site) and not recorded else None
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """Of all elements, each with a weight of its own: another sign or order shows."""
+    flat = tensor.double().flatten()
+    return (flat * torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device)).sum().cpu()
 
 
 class _Memory:
@@ -65,8 +87,8 @@ class _Memory:
     def __init__(self, before: list[Tensor]) -> None:
         self._kept: list[Tensor] = []
         self._first_seen: dict[int, int] = {}
-        self._begun: list[int] = []
-        self._aliases: list[tuple[Site, Tensor, int]] = []
+        self._begun: dict[Site, int] = {}
+        self._outputs: list[tuple[Site, Tensor, int, bool]] = []
         for tensor in before:
             self._see(tensor)
 
@@ -74,18 +96,18 @@ class _Memory:
         """Whatever is seen from here on is the layer's own."""
         for _, tensor in tensors(inputs):
             self._see(tensor)
-        self._begun.append(len(self._kept))
+        self._begun[site] = len(self._kept)
 
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         """Notes what the layer puts out, and whether its memory is older than the layer."""
-        begun = self._begun.pop()
         for _, tensor in tensors(output):
-            if self._see(tensor) < begun:
-                self._aliases.append((site, tensor, tensor._version))
+            self._outputs.append((site, tensor, tensor._version, self._see(tensor) < self._begun[site]))
 
-    def written(self) -> set[Site | None]:
-        """The layers whose older memory was written to after they ended."""
-        return {site for site, tensor, version in self._aliases if tensor._version != version}
+    def written_later(self, containers: set[Site | None]) -> set[Site | None]:
+        """The layers whose output was written to after they ended, and may have another name: older memory, or kept inside."""
+        return {
+            site for site, tensor, version, older in self._outputs if tensor._version != version and (older or site in containers)
+        }
 
     def _see(self, tensor: Tensor) -> int:
         if tensor.layout is not torch.strided:

@@ -3,7 +3,6 @@
 import difflib
 import fnmatch
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -114,18 +113,17 @@ class LayerTable(Sequence[Layer]):
         return [layer for layer in self._layers if not layer.never_fires]
 
     @property
-    def reentrant(self) -> bool:
-        """Whether a module is called again before its call has ended: then ends alone do not tell which call it was."""
-        calls = Counter[str]()
-        for site in (layer.site for layer in self.firing if layer.site and not layer.site.op):
-            if site.nth != calls[site.path]:
-                return True
-            calls[site.path] += 1
-        return False
+    def operations_share(self) -> float:
+        """The share of the forward pass's time that functions and methods take."""
+        return sum(layer.forward_share for layer in self.firing if layer.kind is not LayerKind.MODULE)
 
     def share(self, upto: Layer) -> float:
         """The share of the forward pass's time that has gone when this layer is done."""
         return sum(layer.forward_share for layer in self.firing if not layer.container and layer.index <= upto.index)
+
+    def named(self, name: str) -> Layer:
+        """The layer of a name that is known to be there."""
+        return self._by_name[name]
 
     def exact(self, name: str, field: str) -> Layer:
         """The layer of this name.
@@ -302,6 +300,6 @@ def _silent(network: nn.Module, fired: set[str]) -> list[Layer]:
         elif isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict):
             reason = "it only holds others and is never called itself"
         else:
-            reason = "the forward pass does not call it as a module"
+            reason = "the probes did not call it as a module"
         silent.append(Layer(path, LayerKind.MODULE, type(module).__name__, -1, not is_leaf(module), None, never_fires=reason))
     return silent

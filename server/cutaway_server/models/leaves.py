@@ -1,5 +1,6 @@
 """Leaves in the middle of a forward pass: what a layer puts out becomes the begin of PyTorch's record."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -34,5 +35,8 @@ def _replaced(value: Any, replace: Callable[[str, Tensor], Tensor], path: str = 
     if isinstance(value, tuple | list):
         return type(value)(_replaced(member, replace, f"{path}.{i}" if path else str(i)) for i, member in enumerate(value))
     if isinstance(value, dict):
-        return {key: _replaced(member, replace, f"{path}.{key}" if path else str(key)) for key, member in value.items()}
+        other = copy.copy(value)  # of its own type, which may be more than a dict
+        for key, member in value.items():
+            other[key] = _replaced(member, replace, f"{path}.{key}" if path else str(key))
+        return other
     return value

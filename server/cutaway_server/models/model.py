@@ -17,7 +17,9 @@ from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_references, mirror_from_factory
 from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.scores import ScoresKind
+from cutaway_server.models.state import keeps_state
 from cutaway_server.models.strides import find_strides
+from cutaway_server.models.tensor_bytes import SENDABLE
 from cutaway_server.models.timing import time_layers
 
 log = structlog.get_logger()
@@ -50,6 +52,7 @@ class Model:
         layers: empty where it cannot be introspected.
         gap_head: the global average and linear layer that it ends in; None where it does not.
         forward_seconds: a forward pass of one sample, as measured; 0 where it cannot be introspected.
+        keeps_state: whether a forward pass writes state that the next one may see half written, should it not end.
         not_introspectable: why not; empty where it can.
         make_mirror: a new private instance that shares all parameters and buffers.
         weights_digest: SHA-256, hexadecimal.
@@ -65,6 +68,7 @@ class Model:
     layers: LayerTable
     gap_head: GapHead | None
     forward_seconds: float
+    keeps_state: bool
     not_introspectable: str
     make_mirror: Callable[[], Mirror]
     weights_digest: str
@@ -121,7 +125,7 @@ def prepare(
     def make_mirror() -> Mirror:
         return mirror_from_factory(network, factory, probe(2)) if factory else mirror_by_references(network)
 
-    layers, gap_head, forward_seconds, reason = _look_inside(network, make_mirror, scores_kind, probe)
+    layers, gap_head, forward_seconds, stateful, reason = _look_inside(network, make_mirror, scores_kind, probe)
     class_count = scores.shape[1] if scores.ndim == 2 else 0
     if labels and len(labels) != class_count:
         raise NotServable(f"{name}: {len(labels)} labels for {class_count} classes")
@@ -136,6 +140,7 @@ def prepare(
         layers=layers,
         gap_head=gap_head,
         forward_seconds=forward_seconds,
+        keeps_state=stateful,
         not_introspectable=reason,
         make_mirror=make_mirror,
         weights_digest=weights_digest(network),
@@ -164,6 +169,8 @@ def _first_run(network: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> 
         raise NotServable(f"{name}: the network fails on {shapes}: {error}") from error
     if not isinstance(scores, Tensor) or scores.ndim == 0 or len(scores) != len(arguments[0]):
         raise NotServable(f"{name}: the network must give one tensor whose first axis is the batch")
+    if unknown := {str(a.dtype) for a in arguments if a.dtype not in SENDABLE}:
+        raise NotServable(f"{name}: inputs of {', '.join(unknown)} cannot be sent")
     if not scores.dtype.is_floating_point:
         raise NotServable(f"{name}: the network must give floating-point scores, not {scores.dtype}")
     return scores
@@ -174,9 +181,9 @@ def _look_inside(
     make_mirror: Callable[[], Mirror],
     kind: ScoresKind,
     probe: Callable[[int], tuple[Tensor, ...]],
-) -> tuple[LayerTable, GapHead | None, float, str]:
-    """The layer table, the head, a forward pass's seconds, and why there can be no introspection where there can be none."""
-    nothing = LayerTable([]), None, 0.0
+) -> tuple[LayerTable, GapHead | None, float, bool, str]:
+    """The layer table, the head, a forward pass's seconds, whether it keeps state; and why all that cannot be, if so."""
+    nothing = LayerTable([]), None, 0.0, False
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         return *nothing, "it is TorchScript, which takes no hooks; serve the eager network instead"
     if any("_orig_mod" in module._modules or module._compiled_call_impl for module in network.modules()):
@@ -189,7 +196,8 @@ def _look_inside(
         layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
         layers = mark_layers_without_gradient(mirror.network, layers, probe(2))
         layers = find_strides(mirror.network, layers, probe(2))
-        return layers, find_gap_head(mirror.network, layers, kind, probe(2)), seconds, ""
+        head = find_gap_head(mirror.network, layers, kind, probe(2))
+        return layers, head, seconds, keeps_state(mirror.network, probe(2)), ""
     except Exception as error:  # whatever a stranger's network raises: Predict serves it all the same
         log.warning("no introspection", exc_info=error)
         return *nothing, "no private copy of it could be made and run; the server's log says why"

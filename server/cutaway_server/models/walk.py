@@ -66,15 +66,14 @@ class Walk:
         root: the network, or its modules. It must be private to the caller: its hooks fire for whoever runs it.
         visitor: told of each layer.
         operations: whether functional operations are followed too.
-        begins: whether the visitor is told of begins. Where neither is wanted a walk costs less; calls of a module then count by
-            their ends.
+        begins: whether the visitor is told of begins; a walk without costs less.
     """
 
     def __init__(self, root: nn.Module | Tree, visitor: Visitor, *, operations: bool, begins: bool = True) -> None:
         self._nodes = (root if isinstance(root, Tree) else Tree(root)).nodes
         self._visitor = visitor
         self._operations = _Operations(self) if operations else None
-        self._begins = begins or operations
+        self._begins = begins
         self._running: list[_Frame] = [_Frame(Site("", "", 0), leaf=False)]
         self._counts: Counter[tuple[str, str]] = Counter()
         self._key = id(self)
@@ -82,13 +81,10 @@ class Walk:
     def __enter__(self) -> Self:
         # Into the hook dicts themselves: a handle for each, as register_forward_hook makes it, takes ten times as long.
         for node in self._nodes:
-            if self._begins:
-                node.module._forward_pre_hooks[self._key] = self._begin(node)
-                # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
-                node.module._forward_pre_hooks.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
-                node.module._forward_hooks[self._key] = self._end(node)
-            elif not node.silent:
-                node.module._forward_hooks[self._key] = self._end_alone(node.path)
+            node.module._forward_pre_hooks[self._key] = self._begin(node)
+            # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
+            node.module._forward_pre_hooks.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
+            node.module._forward_hooks[self._key] = self._end(node)
         if self._operations:
             self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -102,40 +98,32 @@ class Walk:
 
     def _begin(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         path, _, leaf, silent = node
+        first, calls, running = Site(path, "", 0), 0, self._running
 
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            site = Site(path, "", self._counts[path, ""])
-            self._counts[path, ""] += 1
-            self._running.append(_Frame(site, leaf))
-            if silent:
-                return
-            with self._unseen():
-                self._visitor.begin(site, inputs)
+            nonlocal calls
+            site = Site(path, "", calls) if calls else first
+            calls += 1
+            running.append(_Frame(site, leaf))
+            if self._begins and not silent:
+                with self._unseen():
+                    self._visitor.begin(site, inputs)
 
         return hook
 
     def _end(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        path, silent = node.path, node.silent
+        path, silent, running = node.path, node.silent, self._running
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            frame = self._running.pop()
-            while frame.site.path != path:  # left over from a module that raised and whose caller went on
-                frame = self._running.pop()
+            site = running.pop().site
+            while site.path != path:  # left over from a module that raised and whose caller went on
+                site = running.pop().site
             if silent:
                 return None
+            if not self._operations:
+                return self._visitor.end(site, module, output)
             with self._unseen():
-                return self._visitor.end(frame.site, module, output)
-
-        return hook
-
-    def _end_alone(self, path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        first, again = Site(path, "", 0), 0
-
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            nonlocal again
-            site = Site(path, "", again) if again else first
-            again += 1
-            return self._visitor.end(site, module, output)
+                return self._visitor.end(site, module, output)
 
         return hook
 
@@ -158,7 +146,8 @@ class Walk:
             return func(*args, **kwargs)
         path, op = scope.site.path, operation_name(func)
         site = Site(path, op, self._counts[path, op])
-        self._visitor.begin(site, args)
+        if self._begins:
+            self._visitor.begin(site, args)
         output = func(*args, **kwargs)
         if not any(True for _ in tensors(output)):  # x.size(0), x.dim()
             return output

@@ -34,8 +34,8 @@ def capture_facts(event: cutaway.Activation | cutaway.Statistics) -> dict[str, A
 
 def _statistics_facts(event: cutaway.Statistics) -> list[dict[str, Any]]:
     names = ("minimum", "maximum", "mean", "std", "zeros", "l2", "non_finite")
-    columns = [getattr(event, name).tolist() for name in names]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    columns = [getattr(event, name).tolist() for name in (*names, "histogram")]
+    return [dict(zip((*names, "histogram"), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _over_all(event: cutaway.Statistics) -> dict[str, float]:

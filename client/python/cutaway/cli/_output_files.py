@@ -29,6 +29,8 @@ def write_values(out: Path, events: Iterable[cutaway.Event]) -> Path:
         match event:
             case cutaway.Activation():
                 values[value_key(event)] = event.array
+                if event.channels is not None:
+                    values[f"{value_key(event)}/channels"] = event.channels
             case cutaway.Statistics():
                 for name in ("minimum", "maximum", "mean", "std", "zeros", "l2", "non_finite", "histogram"):
                     values[f"{value_key(event)}/{name}"] = getattr(event, name)

@@ -34,7 +34,7 @@ def read_pool(text: str) -> dict[str, Any]:
     if found is None:
         raise click.BadParameter(f"{text!r} is not mean|max[:SIZE]")
     method, size = found.groups()
-    return {"pool": method, "size": [int(axis) for axis in size.split("x")] if size else 1}
+    return {"pool": method, "size": [int(axis) for axis in size.split("x")] if size else None}
 
 
 def read_channels(text: str) -> dict[str, Any]:
@@ -181,6 +181,7 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
             "scores": seen.prediction and seen.scores.tolist(),
             "top": seen.prediction and [[best._asdict() for best in sample] for sample in seen.top],
             "seconds": seen.timings.stages,
+            "layers": [layer._asdict() for layer in seen.timings.layers],
             "files": [str(file) for file in written],
         }
     )
