@@ -3,6 +3,7 @@
 For tests and benchmarks. As a program: python many_layers.py LAYERS [SETTING=VALUE …]
 """
 
+import os
 import subprocess
 import sys
 import threading
@@ -23,6 +24,8 @@ from server_process import ServerProcess, _started
 MIB = 1 << 20
 SAMPLES_PER_MIB = 4  # of one layer's output: [N, 4, 128, 128] float32
 RAISES = 1234.0  # an input that begins so makes the network raise after its first layer
+SLOW = 4321.0  # an input that begins so makes each layer wait
+SLOWNESS = 0.05  # seconds
 
 
 class ManyLayers(nn.Module):
@@ -33,18 +36,20 @@ class ManyLayers(nn.Module):
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        raises = x[0, 0, 0, 0].item() == RAISES
-        x = self.widen(x)
+        mark = x[0, 0, 0].item()
+        x = self.widen(x.unsqueeze(1))
         for layer in self.layers:
             x = layer(x)
-            if raises:
+            if mark == RAISES:
                 raise RuntimeError("the network's own")
+            if mark == SLOW:
+                time.sleep(SLOWNESS)
         return self.head(x.mean((2, 3)))
 
 
-def picture(mib: int) -> np.ndarray:
+def picture(mib: int, mark: float = 0.0) -> np.ndarray:
     """An input for which each layer puts out so much."""
-    return np.ones((mib * SAMPLES_PER_MIB, 1, 8, 8), np.float32)
+    return np.full((mib * SAMPLES_PER_MIB, 8, 8), mark, np.float32)
 
 
 def all_layers(mib: int) -> introspect_pb2.IntrospectRequest:
@@ -56,12 +61,19 @@ def all_layers(mib: int) -> introspect_pb2.IntrospectRequest:
 
 
 @contextmanager
-def serving(layers: int, **settings: object) -> Iterator[ServerProcess]:
-    """The server, killed at the end."""
+def serving(layers: int, *, exact_memory: bool = False, **settings: object) -> Iterator[ServerProcess]:
+    """The server, killed at the end.
+
+    Args:
+        exact_memory: whether the C library gives all that is freed back to the system at once, so that what is resident is held.
+    """
+    environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": str(MIB)} if exact_memory else {})}
     arguments = [f"{name}={value}" for name, value in {"threads": 1, **settings}.items()]
     with TemporaryFile("w+") as log:
         command = [sys.executable, str(Path(__file__)), str(layers), *arguments]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as process:
             try:
                 yield _started(process, log)
             finally:
@@ -103,9 +115,10 @@ def read_slowly(messages: Iterable[introspect_pb2.IntrospectResponse], mib_per_s
 
 def main() -> None:
     layers, *settings = sys.argv[1:]
+    torch.set_num_threads(1)  # while the network is loaded, too
     torch.manual_seed(0)
     pairs = dict(setting.split("=", 1) for setting in settings)
-    with cutaway_server.serve(ManyLayers(int(layers)), torch.zeros(1, 1, 8, 8), name="many", **pairs) as server:
+    with cutaway_server.serve(ManyLayers(int(layers)), torch.zeros(1, 8, 8), name="many", **pairs) as server:
         print(f"metrics at http://{server.metrics_address}/metrics")
         print(f"listening on {server.address}", flush=True)
         sys.stdin.read()

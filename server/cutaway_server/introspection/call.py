@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class Call:
     def stop(self, why: Refusal) -> None:
         """Ends it from any thread: the forward pass at its next layer, the events at once. The first reason counts."""
         with self._changed:
-            self._stopped = self._stopped or why
+            self._stopped = self._stopped or replace(why)
             self._events.clear()
             self._held = 0
             self._changed.notify_all()
@@ -74,8 +75,7 @@ class Call:
         if self._stopped is None and time.monotonic() > self.deadline:
             after = f", after layer {self.last_layer!r}" if self.last_layer else ""
             self.stop(DeadlinePassed(f"while the network ran{after}"))
-        if self._stopped is not None:
-            raise self._stopped
+        self._raise_if_stopped()
 
     def put(self, event: Event) -> float:
         """Hands an event on, after waiting for room; returns how long that took, in seconds.
@@ -139,7 +139,7 @@ class Call:
 
     def _raise_if_stopped(self) -> None:
         if self._stopped is not None:
-            raise self._stopped
+            raise replace(self._stopped)  # a copy: its traceback leads to the frames that hold the call and all tensors
 
 
 def _size(event: Event) -> int:

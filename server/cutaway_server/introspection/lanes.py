@@ -81,19 +81,23 @@ class Lanes:
 
     def _work(self, lane: int) -> None:
         torch.set_grad_enabled(False)  # grad mode is a thread's own, and starts enabled
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._closed:
-                    return
-                call = self._waiting.popleft()
-                self._running.add(call)
+        while call := self._next():
             try:
                 self._lane_wait_seconds.observe(time.monotonic() - call.arrived)
                 self._run(call, lane)
             finally:
                 with self._changed:
                     self._running.discard(call)
+                del call  # or its tensors would stay until the next one comes
+
+    def _next(self) -> Call | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            call = self._waiting.popleft()
+            self._running.add(call)
+            return call
 
     def _make_mirror(self) -> Mirror:
         with self._mirror_seconds.time():
@@ -106,11 +110,7 @@ class Lanes:
             run(call, mirror, self._metrics)
             call.wait_until_read()
         except Exception as error:
-            why = error if isinstance(error, Refusal) else NetworkFailed(self._model.name)
-            call.stop(why)
-            self._log_end(call, error)
-            if isinstance(why, NetworkFailed):
-                self._drop(lane, "raised")
+            self._end(call, lane, error)
         finally:
             self._in_use.dec()
             left = self._mirrors[lane]
@@ -127,12 +127,15 @@ class Lanes:
             call.mirror_seconds = time.monotonic() - began
         return mirror
 
-    def _log_end(self, call: Call, error: Exception) -> None:
+    def _end(self, call: Call, lane: int, error: Exception) -> None:
+        why = error if isinstance(error, Refusal) else NetworkFailed(self._model.name)
+        call.stop(why)
         about = {"method": "Introspect", "model": self._model.name, "request_id": call.request_id, "last_layer": call.last_layer}
-        if isinstance(error, Refusal) and not isinstance(error, NetworkFailed):
-            log.info("the introspection was stopped", reason=str(error), **about)
-        else:
+        if isinstance(why, NetworkFailed):
+            self._drop(lane, "raised")
             log.error("the introspection failed", exc_info=error, **about)
+        else:
+            log.info("the introspection was stopped", reason=str(error), **about)
 
     def _drop(self, lane: int, reason: str) -> None:
         """Throws a mirror away that is not as it was when it was new."""

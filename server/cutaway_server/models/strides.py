@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from cutaway_server.models.layer_table import LayerTable
 from cutaway_server.models.walk import Site, Walk
 
-_GROWTH = 192  # rows and columns: a multiple of the usual strides
+_GROWTH, _SMALL_GROWTH = 192, 64  # rows and columns: multiples of the usual strides
+_SMALL = 96  # rows or columns of a picture that grows by less: it would become many times as large
 
 
 def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> LayerTable:
@@ -30,17 +31,18 @@ def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor,
     picture, *others = arguments
     if picture.ndim != 4:
         return table
-    larger = F.pad(picture, (0, _GROWTH, 0, _GROWTH))
+    growth = _GROWTH if max(picture.shape[2:]) >= _SMALL else _SMALL_GROWTH
+    larger = F.pad(picture, (0, growth, 0, growth))
     grown = _maps(network, (larger, *others))
     usual = _maps(network, arguments)
-    return LayerTable([replace(layer, stride=_stride(usual.get(layer.site), grown.get(layer.site))) for layer in table])
+    return LayerTable([replace(layer, stride=_stride(usual.get(layer.site), grown.get(layer.site), growth)) for layer in table])
 
 
-def _stride(usual: torch.Size | None, grown: torch.Size | None) -> tuple[float, float] | None:
+def _stride(usual: torch.Size | None, grown: torch.Size | None, growth: int) -> tuple[float, float] | None:
     if usual is None or grown is None:
         return None
     gains = [after - before for before, after in zip(usual[2:], grown[2:], strict=True)]
-    return (_GROWTH / gains[0], _GROWTH / gains[1]) if all(gain > 0 for gain in gains) else None
+    return (growth / gains[0], growth / gains[1]) if all(gain > 0 for gain in gains) else None
 
 
 def _maps(network: nn.Module, arguments: tuple[Tensor, ...]) -> dict[Site | None, torch.Size]:

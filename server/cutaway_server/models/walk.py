@@ -92,6 +92,7 @@ class Walk:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._operations:
             self._operations.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+            self._operations = None  # it leads back here: what was captured would wait for the garbage collector
         for node in self._nodes:
             node.module._forward_pre_hooks.pop(self._key, None)
             node.module._forward_hooks.pop(self._key, None)

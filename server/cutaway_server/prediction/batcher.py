@@ -120,6 +120,7 @@ class Batcher:
                 batch = self._take()
             if batch:
                 self._run(batch)
+            del batch  # or its tensors would stay until the next one comes
 
     def _take(self) -> list[Prediction]:
         """The next batch: the oldest that still has a caller, and what fits to it."""

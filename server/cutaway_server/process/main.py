@@ -71,9 +71,12 @@ def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
+    import torch
+
     from cutaway_server.models.builtin import FACTORIES, load_builtin
     from cutaway_server.process.life import Server
 
+    torch.set_num_threads(settings.threads)  # before the layers are timed
     models = [load_builtin(name) for name in FACTORIES]
     try:
         with Server(models, settings) as server:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cutaway_server.models.model import InputSpec, prepare
@@ -60,7 +61,9 @@ def serve(
     configure_logging(chosen)
     training = {module: module.training for module in network.modules()}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(chosen.threads)  # before the layers are timed
         model = prepare(
             network,
             name=name,
@@ -71,6 +74,7 @@ def serve(
         with Server([model], chosen) as server:
             yield server
     finally:
+        torch.set_num_threads(threads)
         for module, mode in training.items():
             module.training = mode
         for parameter in trainable:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from cutaway_server.errors import ReaderStalled
 from cutaway_server.introspection.call import Call
 
+_PAUSE_S = 1.0  # past its deadline, in which a reader that only pauses may still be told so
+
 
 class StallWatch:
     """One thread that looks at all streams a few times a second.
@@ -26,7 +28,7 @@ class StallWatch:
 
     @contextmanager
     def watching(self, call: Call, cancel: Callable[[], object]) -> Iterator["Stream"]:
-        """Watches one stream; `cancel` ends its RPC when its call was stopped or its reader stalls."""
+        """Watches one stream; `cancel` ends its RPC when its reader stalls. One that only pauses is told how its call ended."""
         stream = Stream(call, cancel)
         with self._lock:
             self._streams[id(stream)] = stream
@@ -43,10 +45,13 @@ class StallWatch:
 
     def _work(self) -> None:
         while not self._closed.wait(0.1):
-            with self._lock:
-                streams = list(self._streams.values())
-            for stream in streams:
-                stream.end_if_stalled(self._stall_s)
+            self._look()
+
+    def _look(self) -> None:
+        with self._lock:
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.end_if_stalled(self._stall_s)
 
 
 class Stream:
@@ -68,11 +73,11 @@ class Stream:
 
     def end_if_stalled(self, stall_s: float) -> None:
         """Called by the watch."""
-        since = self._since
+        since, now = self._since, time.monotonic()
         if since is None:
             return
-        now = time.monotonic()
         if now - since > stall_s:
             self._call.stop(ReaderStalled(stall_s))
-        if self._call.stopped or now > self._call.deadline:
+            self._cancel()
+        elif now > self._call.deadline + _PAUSE_S:
             self._cancel()
