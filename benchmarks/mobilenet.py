@@ -1,0 +1,174 @@
+"""mobilenet_v2 with random weights: a server of it in a process of its own, and what is measured without a server."""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from cutaway_server.models.mirror import mirror_from_factory
+from cutaway_server.models.model import InputSpec, prepare
+from cutaway_server.models.walk import Walk
+from cutaway_server.process.life import Server
+from cutaway_server.process.logs import configure_logging
+from cutaway_server.process.settings import load_settings
+from torchvision_shim import models
+
+NAME = "mobilenet_v2"
+SHAPE = (3, 224, 224)
+STOP_LIMIT = 30  # seconds
+
+
+def network() -> nn.Module:
+    """The same weights each time."""
+    torch.manual_seed(0)
+    return untrained().eval()
+
+
+def untrained() -> nn.Module:
+    made: nn.Module = models.mobilenet_v2(weights=None)
+    return made
+
+
+def convolutions() -> dict[str, int]:
+    """The convolutions in order of execution, with the bytes that each puts out for one sample."""
+    made, found = network(), {}
+    for name, module in made.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, _i, output, name=name: found.update({name: output.nbytes}))
+    with torch.no_grad():
+        made(torch.zeros(1, *SHAPE))
+    return found
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs."""
+
+    address: str
+    pipe: Connection
+
+    def cpu_seconds(self) -> float:
+        """CPU time that its process has taken so far, of all threads."""
+        self.pipe.send("cpu")
+        seconds: float = self.pipe.recv()
+        return seconds
+
+
+@contextmanager
+def running_mobilenet(*, threads: int, lanes: int, mirrors: bool = True) -> Iterator[Running]:
+    """A server in a process of its own, which ends with the block.
+
+    Args:
+        mirrors: False serves a network that was never hooked nor mirrored, by a server that builds no mirrors.
+    """
+    spawn = multiprocessing.get_context("spawn")  # gRPC does not bear a fork
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(threads, lanes, mirrors, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        yield Running(ours.recv(), ours)
+    finally:
+        ours.close()
+        process.join(STOP_LIMIT)
+        process.kill()
+
+
+def _serve(threads: int, lanes: int, mirrors: bool, pipe: Connection) -> None:
+    """Serves until the other end of the pipe closes, and tells its CPU time when asked."""
+    inputs = (InputSpec("x", torch.float32, (-1, *SHAPE)),)
+    model = prepare(network(), name=NAME, inputs=inputs, factory=untrained)
+    if not mirrors:
+        model = replace(model, network=network(), not_introspectable="it is measured without mirrors")
+    flags = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "threads": threads, "lanes": lanes, "log_level": "error"}
+    settings = load_settings(flags)
+    configure_logging(settings)
+    with Server([model], settings) as server:
+        pipe.send(server.address)
+        try:
+            while pipe.recv():
+                pipe.send(time.process_time())
+        except EOFError:
+            return
+
+
+class _Cut(Exception):
+    pass
+
+
+def hooked(x: Tensor, layers: Sequence[str], *, cut: bool) -> Callable[[], dict[str, Any]]:
+    """A call that takes copies of the layers' outputs by hooks of its own, in this process.
+
+    Args:
+        cut: whether the forward pass ends at the last of the layers, by an exception from its hook.
+    """
+    made = network()
+    last = layers[-1] if cut else ""
+
+    def call() -> dict[str, Any]:
+        taken = {}
+
+        def hook(name: str) -> Callable[..., None]:
+            def take(module: nn.Module, inputs: Any, output: Tensor) -> None:
+                taken[name] = output.clone()
+                if name == last:
+                    raise _Cut
+
+            return take
+
+        handles = [made.get_submodule(name).register_forward_hook(hook(name)) for name in layers]
+        try:
+            with torch.no_grad():
+                made(x)
+        except _Cut:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: tensor.numpy() for name, tensor in taken.items()}
+
+    return call
+
+
+def plain(x: Tensor) -> Callable[[], Tensor]:
+    """A forward pass in this process."""
+    made = network()
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            scores: Tensor = made(x)
+            return scores
+
+    return call
+
+
+class _Nothing:
+    """Visitor that does nothing."""
+
+    def begin(self, site: Any, inputs: Any) -> None:
+        pass
+
+    def end(self, site: Any, what: Any, output: Any) -> None:
+        pass
+
+
+def walked(x: Tensor, *, operations: bool) -> Callable[[], Tensor]:
+    """A forward pass on a mirror with the server's hooks on and off again around it, and the mirror checked afterwards."""
+    mirror, visitor = mirror_from_factory(network(), untrained, (x,)), _Nothing()
+
+    def call() -> Tensor:
+        with torch.no_grad(), Walk(mirror.tree, visitor, operations=operations, begins=False):
+            scores: Tensor = mirror.network(x)
+        assert mirror.is_clean()
+        return scores
+
+    return call
