@@ -16,10 +16,12 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cutaway_server.models.mirror import mirror_from_factory
 from cutaway_server.models.model import InputSpec, prepare
+from cutaway_server.models.threads import use_cpu_threads
 from cutaway_server.models.walk import Walk
 from cutaway_server.process.life import Server
 from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import load_settings
+from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 from torchvision_shim import models
 
 NAME = "mobilenet_v2"
@@ -70,6 +72,7 @@ def running_mobilenet(*, threads: int, lanes: int, mirrors: bool = True) -> Iter
     Args:
         mirrors: False serves a network that was never hooked nor mirrored, by a server that builds no mirrors.
     """
+    wait_briefly()  # as `cutaway serve` does; by the environment, so it holds for the process that starts now
     spawn = multiprocessing.get_context("spawn")  # gRPC does not bear a fork
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_serve, args=(threads, lanes, mirrors, theirs), daemon=True)
@@ -85,13 +88,15 @@ def running_mobilenet(*, threads: int, lanes: int, mirrors: bool = True) -> Iter
 
 def _serve(threads: int, lanes: int, mirrors: bool, pipe: Connection) -> None:
     """Serves until the other end of the pipe closes, and tells its CPU time when asked."""
+    flags = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "threads": threads, "lanes": lanes, "log_level": "error"}
+    settings = load_settings(flags)
+    configure_logging(settings)
+    keep_freed_blocks()  # as `cutaway serve` does
+    use_cpu_threads(settings.lane_threads)
     inputs = (InputSpec("x", torch.float32, (-1, *SHAPE)),)
     model = prepare(network(), name=NAME, inputs=inputs, factory=untrained)
     if not mirrors:
         model = replace(model, network=network(), not_introspectable="it is measured without mirrors")
-    flags = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "threads": threads, "lanes": lanes, "log_level": "error"}
-    settings = load_settings(flags)
-    configure_logging(settings)
     with Server([model], settings) as server:
         pipe.send(server.address)
         try:
@@ -161,14 +166,18 @@ class _Nothing:
         pass
 
 
-def walked(x: Tensor, *, operations: bool) -> Callable[[], Tensor]:
-    """A forward pass on a mirror with the server's hooks on and off again around it, and the mirror checked afterwards."""
+def walked(x: Tensor, *, forward: bool) -> Callable[[], None]:
+    """The server's hooks put on all layers of a mirror and taken off again, and the mirror checked afterwards.
+
+    Args:
+        forward: whether the network runs in between, and all hooks fire.
+    """
     mirror, visitor = mirror_from_factory(network(), untrained, (x,)), _Nothing()
 
-    def call() -> Tensor:
-        with torch.no_grad(), Walk(mirror.tree, visitor, operations=operations, begins=False):
-            scores: Tensor = mirror.network(x)
+    def call() -> None:
+        with torch.no_grad(), Walk(mirror.tree, visitor, operations=True, begins=False):
+            if forward:
+                mirror.network(x)
         assert mirror.is_clean()
-        return scores
 
     return call

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import cutaway_server
 from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
+from cutaway_server.process.tuning import keep_freed_blocks
 from server_process import ServerProcess, _started
 
 MIB = 1 << 20
@@ -115,7 +116,7 @@ def read_slowly(messages: Iterable[introspect_pb2.IntrospectResponse], mib_per_s
 
 def main() -> None:
     layers, *settings = sys.argv[1:]
-    torch.set_num_threads(1)  # while the network is loaded, too
+    keep_freed_blocks()  # as `cutaway serve` does
     torch.manual_seed(0)
     pairs = dict(setting.split("=", 1) for setting in settings)
     with cutaway_server.serve(ManyLayers(int(layers)), torch.zeros(1, 8, 8), name="many", **pairs) as server:

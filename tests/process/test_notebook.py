@@ -1,5 +1,7 @@
 """`cutaway_server.serve`: a network of one's own, served from this very process."""
 
+import os
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -134,16 +136,37 @@ def test_threads_and_modes_come_back_after_an_error_in_the_block():
     inside = []
 
     def fails_while_serving() -> None:
-        with cutaway_server.serve(net, torch.zeros(1, 3, 8, 8), name="mine", threads=threads + 1):
+        with cutaway_server.serve(net, torch.zeros(1, 3, 8, 8), name="mine", threads=threads + 1, lane_threads=threads + 1):
             inside.append((torch.get_num_threads(), net.training))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fails_while_serving()
-    assert inside == [(threads + 1, False)]
+    assert inside == [(threads, False)]
     assert net.training
     assert net.drop.training
     assert torch.get_num_threads() == threads
+
+
+class Told(nn.Module):
+    """Its scores: how many threads PyTorch uses, and the thread's priority."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        return torch.tensor([[float(torch.get_num_threads()), float(nice)]]).expand(len(x), 2)
+
+
+def test_each_forward_pass_has_its_threads_and_introspections_give_way_to_predict():
+    x = np.zeros((1, 100_000), np.float32)  # enough to be decoded by several threads, were there any
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    less = 10 if sys.platform == "linux" else 0  # elsewhere threads have no priority of their own
+    with (
+        cutaway_server.serve(Told(), torch.from_numpy(x), name="told", threads=3, lane_threads=2) as server,
+        cutaway.Client(server.address) as client,
+    ):
+        for _ in range(2):
+            assert client.predict("told", x).scores.tolist() == [[3, nice]]
+            assert client.introspect("told", x).scores.tolist() == [[2, nice + less]]
 
 
 def test_log_probabilities(x: np.ndarray):

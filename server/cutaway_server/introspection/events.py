@@ -74,7 +74,7 @@ class Piece:
     item: int
     header: Header | None
     offset: int
-    data: bytes
+    data: memoryview
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from cutaway_server.introspection.run import run
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.mirror import Mirror
 from cutaway_server.models.model import Model
+from cutaway_server.models.threads import give_way, use_cpu_threads
 
 log = structlog.get_logger()
 
@@ -25,11 +26,13 @@ class Lanes:
 
     Args:
         count: lanes, each with a mirror that is built now.
+        threads: CPU threads that one forward pass uses.
         max_waiting: calls that may wait for a free lane.
     """
 
-    def __init__(self, model: Model, *, count: int, max_waiting: int, metrics: Metrics) -> None:
+    def __init__(self, model: Model, *, count: int, threads: int, max_waiting: int, metrics: Metrics) -> None:
         self._model = model
+        self._threads_each = threads
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._waiting: deque[Call] = deque()
@@ -80,6 +83,8 @@ class Lanes:
             thread.join()
 
     def _work(self, lane: int) -> None:
+        give_way()
+        use_cpu_threads(self._threads_each)
         torch.set_grad_enabled(False)  # grad mode is a thread's own, and starts enabled
         while call := self._next():
             try:

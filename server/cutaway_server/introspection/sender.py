@@ -20,7 +20,7 @@ from cutaway_server.introspection.events import (
 )
 from cutaway_server.introspection.reduce import CannotReduce, Reduced, Reduction
 from cutaway_server.metrics import Metrics
-from cutaway_server.models.tensor_bytes import is_sendable, raw_bytes
+from cutaway_server.models.tensor_bytes import flat_bytes, is_sendable
 
 
 class Sender:
@@ -91,14 +91,14 @@ class Sender:
         dtype, affine8 = (reduced.dtype, reduced.affine8) if reduced else (tensor.dtype, None)
         header: Header | None = Header(subject, dtype, tuple(tensor.shape), len(data), affine8)
         for offset in range(0, max(1, len(data)), PIECE_BYTES):
-            piece = bytes(data[offset : offset + PIECE_BYTES])
-            self.blocked += self._call.put(Piece(self._items, header, offset, piece))
+            piece = data[offset : offset + PIECE_BYTES].clone()  # by PyTorch, which lets other threads of Python run meanwhile
+            self.blocked += self._call.put(Piece(self._items, header, offset, piece.numpy().data))
             self.bytes_sent += len(piece)
             header = None
 
-    def _on_host(self, tensor: Tensor) -> memoryview:
+    def _on_host(self, tensor: Tensor) -> Tensor:
         began = time.monotonic()
-        data = raw_bytes(tensor)
+        data = flat_bytes(tensor)
         if tensor.device.type != "cpu":
             seconds = time.monotonic() - began
             self.to_host += seconds

@@ -24,7 +24,15 @@ def is_sendable(tensor: Tensor) -> bool:
     return tensor.dtype in SENDABLE and tensor.layout is torch.strided
 
 
+def flat_bytes(tensor: Tensor) -> Tensor:
+    """The elements of a sendable tensor, row-major, in this machine's (little-endian) order. No copy where none is needed.
+
+    Returns:
+        [bytes] uint8, on the CPU.
+    """
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The elements of a sendable tensor, row-major, in this machine's (little-endian) order. No copy where none is needed."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().data
+    """As `flat_bytes`, for what takes Python's buffers."""
+    return flat_bytes(tensor).numpy().data

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, Refusal, ShuttingDown
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
 
@@ -66,13 +67,15 @@ class Batcher:
     """One thread that runs what has arrived, up to `max_batch` samples at once, while more arrives.
 
     Args:
+        threads: CPU threads that the engine may use in PyTorch.
         max_batch: samples joined at most; 1 switches joining off. A call with more samples runs alone.
         max_waiting: predictions that may wait.
     """
 
-    def __init__(self, name: str, engine: Engine, *, max_batch: int, max_waiting: int, metrics: Metrics) -> None:
+    def __init__(self, name: str, engine: Engine, *, threads: int, max_batch: int, max_waiting: int, metrics: Metrics) -> None:
         self._name = name
         self._engine = engine
+        self._threads = threads
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._waiting: deque[Prediction] = deque()
@@ -112,6 +115,7 @@ class Batcher:
             prediction.end(ShuttingDown())
 
     def _work(self) -> None:
+        use_cpu_threads(self._threads)
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)

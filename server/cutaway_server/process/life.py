@@ -1,12 +1,10 @@
 """The life of a server: put together, started, drained, ended."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-import torch
 from prometheus_client import start_http_server
 
 from cutaway_server.introspection.lanes import Lanes
@@ -19,7 +17,7 @@ from cutaway_server.process.settings import Settings, split_address
 from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
 from cutaway_server.rpc.limits import Limits
-from cutaway_server.rpc.server import AddressInUse, RpcServer
+from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
 from cutaway_server.rpc.stall_watch import StallWatch
 
 _MIB = 1 << 20
@@ -53,8 +51,6 @@ class Server:
     def _start(self) -> None:
         """Everything that starts registers its end; the ends run in reverse."""
         settings, metrics = self._settings, Metrics()
-        self._ending.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(settings.threads)
         repository = Repository(self._models)
         batchers = {(model.name, model.version): self._batcher(model, metrics) for model in repository}
         lanes = {(m.name, m.version): self._open_lanes(m, metrics) for m in repository if not m.not_introspectable}
@@ -68,7 +64,7 @@ class Server:
         self._ending.callback(watch.close)
         # Each model's running and waiting calls hold a thread each; the others are for calls that are refused.
         threads = max(1, len(lanes)) * (settings.lanes + settings.max_waiting_introspections) + 16
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="introspect")
+        pool = call_threads(threads, "introspect")
         self._ending.callback(pool.shutdown)
         service = InferenceService(
             repository,
@@ -99,6 +95,7 @@ class Server:
         batcher = Batcher(
             model.name,
             Eager(model.network),
+            threads=settings.threads,
             max_batch=settings.max_batch,
             max_waiting=settings.max_waiting,
             metrics=metrics,
@@ -108,7 +105,13 @@ class Server:
 
     def _open_lanes(self, model: Model, metrics: Metrics) -> Lanes:
         settings = self._settings
-        lanes = Lanes(model, count=settings.lanes, max_waiting=settings.max_waiting_introspections, metrics=metrics)
+        lanes = Lanes(
+            model,
+            count=settings.lanes,
+            threads=settings.lane_threads,
+            max_waiting=settings.max_waiting_introspections,
+            metrics=metrics,
+        )
         self._ending.callback(lanes.close)
         return lanes
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import Settings, load_settings
+from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 
 
 def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
@@ -70,13 +71,14 @@ def _run(settings: Settings) -> None:
     signal.set_wakeup_fd(wakeup.fileno())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    wait_briefly()
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
-    import torch
-
     from cutaway_server.models.builtin import FACTORIES, load_builtin
+    from cutaway_server.models.threads import use_cpu_threads
     from cutaway_server.process.life import Server
 
-    torch.set_num_threads(settings.threads)  # before the layers are timed
+    keep_freed_blocks()
+    use_cpu_threads(settings.lane_threads)  # the layers are timed as they will run in a lane
     models = [load_builtin(name) for name in FACTORIES]
     try:
         with Server(models, settings) as server:

@@ -63,7 +63,7 @@ def serve(
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(chosen.threads)  # before the layers are timed
+        torch.set_num_threads(chosen.lane_threads)  # the layers are timed as they will run in a lane
         model = prepare(
             network,
             name=name,
@@ -71,6 +71,7 @@ def serve(
             scores_kind=ScoresKind(scores_kind),
             labels=labels,
         )
+        torch.set_num_threads(threads)
         with Server([model], chosen) as server:
             yield server
     finally:

@@ -42,8 +42,11 @@ class Settings(BaseSettings):
     listen: Address = Field("127.0.0.1:50051", description="Address of gRPC, HOST:PORT; port 0 takes a free one.")
     metrics: Address = Field("127.0.0.1:9464", description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.")
     threads: int = Field(
-        default_factory=available_cpus, ge=1, description="CPU threads that one forward pass uses. [default: the CPUs there are]"
+        default_factory=available_cpus,
+        ge=1,
+        description="CPU threads that one forward pass of Predict uses. [default: the CPUs there are]",
     )
+    lane_threads: int = Field(1, ge=1, description="CPU threads that the forward pass of one introspection uses.")
     max_batch: int = Field(32, ge=1, description="Samples that are joined into one batch of Predict at most; 1 joins none.")
     max_waiting: int = Field(256, ge=1, description="Predictions of a model that may wait for a batch.")
     lanes: int = Field(2, ge=1, description="Introspections of a model that run at the same time.")

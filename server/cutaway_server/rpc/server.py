@@ -8,10 +8,16 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cutaway_server.models.threads import use_cpu_threads
 from cutaway_server.rpc.inference import SERVICE, InferenceService
 from cutaway_server.rpc.limits import Limits
 
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
+
+
+def call_threads(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads that decode and encode. PyTorch takes no further threads for that."""
+    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=use_cpu_threads, initargs=(1,))
 
 
 class AddressInUse(OSError):
@@ -31,7 +37,7 @@ class RpcServer:
     def __init__(
         self, service: InferenceService, address: str, *, limits: Limits, waiting_predictions: int, with_reflection: bool
     ) -> None:
-        self._pool = ThreadPoolExecutor(waiting_predictions + _MANAGEMENT_THREADS, thread_name_prefix="call")
+        self._pool = call_threads(waiting_predictions + _MANAGEMENT_THREADS, "call")
         self._server = grpc.server(
             self._pool,
             options=[

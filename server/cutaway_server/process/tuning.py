@@ -1,0 +1,28 @@
+"""How glibc and OpenMP are set up in a process that only serves. A user's own process, as a notebook's, is left as it is."""
+
+import ctypes
+import os
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
+_MIB = 1 << 20
+
+
+def wait_briefly() -> None:
+    """Lets OpenMP's threads spin for some tens of microseconds between two loops, then sleep. Call it before PyTorch is loaded.
+
+    By their default they spin for milliseconds, on CPUs that other calls need. Between two layers the shorter time is enough.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def keep_freed_blocks() -> None:
+    """Lets glibc keep freed blocks of up to 128 MiB for the next call, up to 256 MiB of them at the end of its one heap.
+
+    By its defaults it hands large blocks back to the system, and each tensor faults new pages in. Does nothing where malloc has
+    no such settings.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(_M_MMAP_THRESHOLD, 128 * _MIB)
+        mallopt(_M_TRIM_THRESHOLD, 256 * _MIB)
+        mallopt(_M_ARENA_MAX, 1)
