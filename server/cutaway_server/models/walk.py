@@ -6,14 +6,13 @@ traced, so the network may be any Python, and what ran is what is reported.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +46,19 @@ class Tree:
     def __init__(self, root: nn.Module) -> None:
         no_layers = parametrizations(root)
         self.nodes = [
-            _Node(path, module, leaf=is_leaf(module) or module in no_layers, silent=module in no_layers)
+            _Node(module, _Frame(Site(path, "", 0), leaf=is_leaf(module) or module in no_layers), silent=module in no_layers)
             for path, module in named_modules(root).items()
         ]
 
 
-class _Node(NamedTuple):
-    path: str
-    module: nn.Module
+class _Frame(NamedTuple):
+    site: Site
     leaf: bool
+
+
+class _Node(NamedTuple):
+    module: nn.Module
+    first_call: _Frame
     silent: bool
 
 
@@ -81,64 +84,58 @@ class Walk:
     def __enter__(self) -> Self:
         # Into the hook dicts themselves: a handle for each, as register_forward_hook makes it, takes ten times as long.
         for node in self._nodes:
-            node.module._forward_pre_hooks[self._key] = self._begin(node)
-            # Before the module's own pre-hooks: what they compute, as the older weight_norm does, is the module's doing.
-            node.module._forward_pre_hooks.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
+            before = node.module._forward_pre_hooks
+            before[self._key] = self._begin(node)
+            if len(before) > 1:  # before the module's own: what they compute, as the older weight_norm does, is the module's doing
+                before.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
             node.module._forward_hooks[self._key] = self._end(node)
         if self._operations:
-            self._operations.__enter__()  # type: ignore[no-untyped-call]
+            self._operations.listen(True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._operations:
-            self._operations.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+            self._operations.leave()
             self._operations = None  # it leads back here: what was captured would wait for the garbage collector
         for node in self._nodes:
             node.module._forward_pre_hooks.pop(self._key, None)
             node.module._forward_hooks.pop(self._key, None)
 
     def _begin(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        path, _, leaf, silent = node
-        first, calls, running = Site(path, "", 0), 0, self._running
+        first, calls, running = node.first_call, 0, self._running
+        (path, leaf), begins = (first.site.path, first.leaf), self._begins and not node.silent
+        visitor, operations = self._visitor, self._operations
 
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             nonlocal calls
-            site = Site(path, "", calls) if calls else first
+            frame = _Frame(Site(path, "", calls), leaf) if calls else first
             calls += 1
-            running.append(_Frame(site, leaf))
-            if self._begins and not silent:
-                with self._unseen():
-                    self._visitor.begin(site, inputs)
+            running.append(frame)
+            if operations and (leaf or begins):
+                operations.listen(False)
+            if begins:
+                visitor.begin(frame.site, inputs)
+            if operations and not leaf:
+                operations.listen(True)
 
         return hook
 
     def _end(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        path, silent, running = node.path, node.silent, self._running
+        path, silent, running = node.first_call.site.path, node.silent, self._running
+        visitor, operations = self._visitor, self._operations
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             site = running.pop().site
             while site.path != path:  # left over from a module that raised and whose caller went on
                 site = running.pop().site
-            if silent:
-                return None
-            if not self._operations:
-                return self._visitor.end(site, module, output)
-            with self._unseen():
-                return self._visitor.end(site, module, output)
+            if operations:
+                operations.listen(False)  # the visitor's own operations are not the network's
+            replaced = None if silent else visitor.end(site, module, output)
+            if operations and not running[-1].leaf:
+                operations.listen(True)
+            return replaced
 
         return hook
-
-    @contextmanager
-    def _unseen(self) -> Iterator[None]:
-        """The visitor's own operations are not the network's."""
-        if not self._operations:
-            yield
-            return
-        self._operations.paused = True
-        try:
-            yield
-        finally:
-            self._operations.paused = False
 
     def operation(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one functional operation, telling the visitor where it is a layer: tensors in, tensors out, not inside a leaf."""
@@ -157,23 +154,38 @@ class Walk:
         return output if replaced is None else replaced
 
 
-class _Frame(NamedTuple):
-    site: Site
-    leaf: bool
-
-
 class _Operations(TorchFunctionMode):
-    """Active in the one thread that entered it."""
+    """Active in the one thread that listens.
+
+    PyTorch keeps the active modes on a stack. While nothing is to be heard this one is taken off it, since each operation calls
+    what stands there; where the network has put a mode of its own on top, it stays and lets everything pass.
+    """
 
     def __init__(self, walk: Walk) -> None:
         super().__init__()
         self._walk = walk
-        self.paused = False
+        self._listening = False
+        self._on_stack = False
+
+    def listen(self, on: bool) -> None:
+        """Whether operations are followed from now on."""
+        self._listening = on
+        if on and not self._on_stack:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._on_stack = True
+        elif not on and self._on_stack and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)
+            self._on_stack = False
+
+    def leave(self) -> None:
+        """Ends it, and every mode that the network left on top of it."""
+        while self._on_stack:
+            self._on_stack = _pop_mode() is not self  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.paused:
+        if not self._listening:
             return func(*args, **(kwargs or {}))
         return self._walk.operation(func, args, kwargs or {})
 
