@@ -40,6 +40,7 @@ AT_ONCE = 8  # introspections of the row `concurrent`
 CALLERS = 4  # of Predict, in `p99-beside`
 BUSY = 2  # callers beside them
 LANES = 2
+LANE_THREADS = "1 thread in the lane, as by default, all in process"
 PHASE = 2.0  # seconds of calls of a side, in `p99-beside`
 SETTLE = 0.4  # seconds before them, in which the callers beside get under way
 MOST_SAMPLES = 8  # of a Predict call that is to take as much CPU as an Introspect call
@@ -162,7 +163,7 @@ def one_layer(stage: Stage) -> Sides:
     layer = names[len(names) // 2]
     x, client = batch(1), stage.client()
     ours = partial(client.introspect, mobilenet.NAME, x.numpy(), layers=[layer], without_prediction=True)
-    setting = f"cutaway.Client; {layer}, {stage.convolutions[layer] / 1e3:.0f} kB; {stage.threads} threads each side"
+    setting = f"cutaway.Client; {layer}, {stage.convolutions[layer] / 1e3:.0f} kB; {LANE_THREADS}"
     return Sides(times(ours, 10), times(mobilenet.hooked(x, [layer], cut=True), 10), setting)
 
 
@@ -171,7 +172,7 @@ def all_convs(stage: Stage) -> Sides:
     x, client = batch(1), stage.client()
     ours = partial(client.introspect, mobilenet.NAME, x.numpy(), layers=list(sizes))
     mb = sum(sizes.values()) / 1e6
-    setting = f"cutaway.Client; {len(sizes)} layers, {mb:.1f} MB; {stage.threads} threads each side"
+    setting = f"cutaway.Client; {len(sizes)} layers, {mb:.1f} MB; {LANE_THREADS}"
     return Sides(times(ours, 6), times(mobilenet.hooked(x, list(sizes), cut=False), 6), setting)
 
 
@@ -182,7 +183,7 @@ def throughput(stage: Stage, layers: Sequence[str], name: str) -> Sides:
     answer = stage.answer(asked)
     mb = sum(map(len, answer)) / 1e6
     ours, echo = stage.read(stage.server().address, INTROSPECT), stage.echo(answer)
-    setting = f"raw bytes; {name}, batch {samples}: {mb:.0f} MB in {len(answer)} messages; {stage.threads} threads"
+    setting = f"raw bytes; {name}, batch {samples}: {mb:.0f} MB in {len(answer)} messages; 1 thread in the lane"
     return Sides(times(partial(ours, asked), 3), times(partial(echo, asked), 3), setting, mb)
 
 
