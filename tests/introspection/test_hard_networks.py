@@ -3,16 +3,18 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 import cutaway
 import cutaway_server
+from cutaway_server.models.walk import Site, Walk
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
@@ -284,3 +286,128 @@ def test_a_complex_example_is_refused_by_whoever_serves() -> None:
         served(nn.Flatten(), torch.zeros(2, 4, dtype=torch.complex64)),
     ):
         pass
+
+
+class Raising(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ValueError(F.relu(self.inside(x)).shape)
+
+
+class Caught(Base):
+    """Modules that raise, and a network that goes on: a leaf, one with layers inside, and one run while the error is handled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong, self.raising = nn.Linear(3, 3), Raising()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with suppress(RuntimeError):
+            self.wrong(x)
+        try:
+            self.raising(x)
+        except ValueError:
+            x = self.b(x)
+        return torch.tanh(self.a(F.relu(x)))
+
+
+def test_layers_after_a_module_that_raised_have_their_own_names():
+    torch.manual_seed(0)
+    net = Caught()
+    with served(net) as client:
+        layers = [layer.name for layer in client.model("net").layers]
+        seen = client.introspect("net", X, layers=["relu", "tanh", "b"])
+    assert layers == ["raising.inside", "raising.relu", "b", "relu", "a", "tanh", "wrong"]  # the last never fires
+    with torch.no_grad():
+        np.testing.assert_array_equal(seen.activations["b"], net.b(X))
+        np.testing.assert_array_equal(seen.activations["relu"], net.b(X).relu())
+        np.testing.assert_array_equal(seen.activations["tanh"], net(X))
+
+
+class Attending(nn.Module):
+    """PyTorch's attention, in which it computes in another way while anybody looks."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention, self.head = attention, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.attention, nn.MultiheadAttention):
+            return self.head(self.attention(x, x, x)[0].mean(1))
+        mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+        mask[0, 3:] = True
+        return self.head(F.relu(self.attention(x, src_key_padding_mask=mask)).mean(1))
+
+
+def encoder_layer() -> nn.Module:
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "attention",
+    [lambda: nn.MultiheadAttention(8, 2, batch_first=True), encoder_layer, lambda: nn.TransformerEncoder(encoder_layer(), 2)],
+    ids=["attention", "layer", "encoder"],
+)
+def test_attention(attention: Callable[[], nn.Module]):
+    torch.manual_seed(0)
+    net, x = Attending(attention()).eval(), torch.rand(2, 5, 8)
+    given = []
+    net.attention.register_forward_hook(lambda _m, _i, output: given.append(output))
+    with torch.no_grad():
+        scores = net(x)
+    with served(net, x) as client:
+        seen = client.introspect("net", x, layers=["attention", "head"])
+    found = seen.activations["attention"]
+    if isinstance(found, np.ndarray):
+        np.testing.assert_allclose(found, given[0], atol=1e-6)
+    else:
+        np.testing.assert_allclose(found["0"], given[0][0], atol=1e-6)
+    np.testing.assert_allclose(seen.activations["head"], scores, atol=1e-6)
+
+
+class Passing(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+class Moded(Base):
+    """Enters a mode of its own in one layer, and leaves it or not."""
+
+    def __init__(self, leaves: bool) -> None:
+        super().__init__()
+        self.mode, self.leaves = Passing(), leaves
+        self.a.register_forward_pre_hook(lambda _m, _i: self.enter())
+
+    def enter(self) -> None:
+        self.mode.__enter__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        if self.leaves:
+            self.mode.__exit__(None, None, None)
+        return F.gelu(self.b(F.relu(x)))
+
+
+def test_modes_of_the_network_are_neither_lost_nor_taken_for_ours():
+    for leaves in (True, False):
+        torch.manual_seed(0)
+        net = Moded(leaves)
+        walk_names: list[str] = []
+
+        class Notes:
+            def begin(self, site: Site, inputs: object) -> None:
+                pass
+
+            def end(self, site: Site, what: object, output: object) -> None:
+                walk_names.append(site.path or site.op)  # noqa: B023
+
+        with Passing() as mine:
+            with torch.no_grad(), Walk(net, Notes(), operations=True):
+                net(X)
+            assert _get_current_function_mode_stack()[0] is mine
+            assert len(_get_current_function_mode_stack()) == 1
+        assert walk_names == ["a", "relu", "b", "gelu"]

@@ -34,7 +34,8 @@ class Mirror:
         self.network = network
         self.tree = Tree(network)
         self._hooks = [vars(module)[name] for module in network.modules() for name in _HOOK_DICTS]
-        self._baseline = [dict(hooks) for hooks in self._hooks]
+        self._dicts = [*self._hooks, *(module._forward_hooks_always_called for module in network.modules())]
+        self._baseline = [dict(entries) for entries in self._dicts]
         self._resting = self._count()
 
     def live_hooks(self) -> int:
@@ -43,7 +44,7 @@ class Mirror:
 
     def is_clean(self) -> bool:
         """Whether its hook dicts equal their baseline."""
-        return self._hooks == self._baseline
+        return self._dicts == self._baseline
 
     def _count(self) -> int:
         return sum(map(len, self._hooks))

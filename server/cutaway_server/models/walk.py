@@ -4,6 +4,7 @@ Modules are followed by hooks, functional operations by a `TorchFunctionMode` an
 traced, so the network may be any Python, and what ran is what is reported.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Tree:
 class _Frame(NamedTuple):
     site: Site
     leaf: bool
+    handled: BaseException | None = None  # that was being handled when it began
 
 
 class _Node(NamedTuple):
@@ -76,6 +78,7 @@ class Walk:
         self._nodes = (root if isinstance(root, Tree) else Tree(root)).nodes
         self._visitor = visitor
         self._operations = _Operations(self) if operations else None
+        self._unseen = _Unseen(self._operations)
         self._begins = begins
         self._running: list[_Frame] = [_Frame(Site("", "", 0), leaf=False)]
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -89,51 +92,44 @@ class Walk:
             if len(before) > 1:  # before the module's own: what they compute, as the older weight_norm does, is the module's doing
                 before.move_to_end(self._key, last=False)  # type: ignore[attr-defined]
             node.module._forward_hooks[self._key] = self._end(node)
+            node.module._forward_hooks_always_called[self._key] = True
         if self._operations:
-            self._operations.listen(True)
+            self._operations.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._operations:
             self._operations.leave()
-            self._operations = None  # it leads back here: what was captured would wait for the garbage collector
+            self._operations = self._unseen.operations = None  # they lead back here: captures would wait for the garbage collector
         for node in self._nodes:
             node.module._forward_pre_hooks.pop(self._key, None)
             node.module._forward_hooks.pop(self._key, None)
+            node.module._forward_hooks_always_called.pop(self._key, None)
 
     def _begin(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         first, calls, running = node.first_call, 0, self._running
-        (path, leaf), begins = (first.site.path, first.leaf), self._begins and not node.silent
-        visitor, operations = self._visitor, self._operations
+        begins, visitor, unseen = self._begins and not node.silent, self._visitor, self._unseen
 
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             nonlocal calls
-            frame = _Frame(Site(path, "", calls), leaf) if calls else first
+            frame = first._replace(site=Site(first.site.path, "", calls)) if calls else first
             calls += 1
-            running.append(frame)
-            if operations and (leaf or begins):
-                operations.listen(False)
+            running.append(frame if sys.exception() is None else frame._replace(handled=sys.exception()))
             if begins:
-                visitor.begin(frame.site, inputs)
-            if operations and not leaf:
-                operations.listen(True)
+                with unseen:
+                    visitor.begin(frame.site, inputs)
 
         return hook
 
     def _end(self, node: _Node) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        path, silent, running = node.first_call.site.path, node.silent, self._running
-        visitor, operations = self._visitor, self._operations
+        silent, running, visitor, unseen = node.silent, self._running, self._visitor, self._unseen
 
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-            site = running.pop().site
-            while site.path != path:  # left over from a module that raised and whose caller went on
-                site = running.pop().site
-            if operations:
-                operations.listen(False)  # the visitor's own operations are not the network's
-            replaced = None if silent else visitor.end(site, module, output)
-            if operations and not running[-1].leaf:
-                operations.listen(True)
-            return replaced
+            frame = running.pop()
+            if silent or (output is None and sys.exception() is not frame.handled):
+                return None  # a helper of PyTorch's, or it raised
+            with unseen:
+                return visitor.end(frame.site, module, output)
 
         return hook
 
@@ -154,38 +150,43 @@ class Walk:
         return output if replaced is None else replaced
 
 
-class _Operations(TorchFunctionMode):
-    """Active in the one thread that listens.
+class _Unseen:
+    """Context manager for the visitor's own operations, which are not the network's."""
 
-    PyTorch keeps the active modes on a stack. While nothing is to be heard this one is taken off it, since each operation calls
-    what stands there; where the network has put a mode of its own on top, it stays and lets everything pass.
+    def __init__(self, operations: "_Operations | None") -> None:
+        self.operations = operations
+
+    def __enter__(self) -> None:
+        if self.operations:
+            self.operations.paused = True
+
+    def __exit__(self, *error: object) -> None:
+        if self.operations:
+            self.operations.paused = False
+
+
+class _Operations(TorchFunctionMode):
+    """Active in the one thread that entered it.
+
+    It stays active inside PyTorch's own modules, too, where it lets everything pass: some of them, such as the transformers', ask
+    whether any is, and compute in another way then.
     """
 
     def __init__(self, walk: Walk) -> None:
         super().__init__()
         self._walk = walk
-        self._listening = False
-        self._on_stack = False
-
-    def listen(self, on: bool) -> None:
-        """Whether operations are followed from now on."""
-        self._listening = on
-        if on and not self._on_stack:
-            self.__enter__()  # type: ignore[no-untyped-call]
-            self._on_stack = True
-        elif not on and self._on_stack and _get_current_function_mode() is self:  # type: ignore[no-untyped-call]
-            self.__exit__(None, None, None)
-            self._on_stack = False
+        self.paused = False
 
     def leave(self) -> None:
-        """Ends it, and every mode that the network left on top of it."""
-        while self._on_stack:
-            self._on_stack = _pop_mode() is not self  # type: ignore[no-untyped-call]
+        """Ends it, and every mode that the network has left on top of it."""
+        if self in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+            while _pop_mode() is not self:  # type: ignore[no-untyped-call]
+                pass
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self._listening:
+        if self.paused:
             return func(*args, **(kwargs or {}))
         return self._walk.operation(func, args, kwargs or {})
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 _MIB = 1 << 20
@@ -21,7 +22,7 @@ def keep_freed_blocks() -> None:
     By its defaults it hands large blocks back to the system, and each tensor faults new pages in. Does nothing where malloc has
     no such settings.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         mallopt(_M_MMAP_THRESHOLD, 128 * _MIB)
         mallopt(_M_TRIM_THRESHOLD, 256 * _MIB)
