@@ -411,3 +411,21 @@ def test_modes_of_the_network_are_neither_lost_nor_taken_for_ours():
             assert _get_current_function_mode_stack()[0] is mine
             assert len(_get_current_function_mode_stack()) == 1
         assert walk_names == ["a", "relu", "b", "gelu"]
+
+
+class Detaching(Base):
+    """For one input nothing leads from its first layer to the score."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y.detach() if (x == 1).all() else y)
+
+
+def test_a_gradient_that_fails_says_which_capture_it_was_and_costs_the_others_nothing():
+    torch.manual_seed(0)
+    net = Detaching()
+    with served(net) as client:
+        seen = client.introspect("net", torch.ones(1, 4), layers=["b"], gradients=["a", "b"])
+    with pytest.raises(cutaway.Error, match=r"captures\[1\]: layer 'a' .* nothing that PyTorch can differentiate"):
+        seen.gradients["a"]
+    assert seen.gradients["b"].tolist() == np.eye(4)[seen.scores.argmax(1)].tolist()

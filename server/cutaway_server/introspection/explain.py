@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from cutaway_server.errors import NotHookable, Refusal
+from cutaway_server.errors import NotHookable
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.cam import Needs
 from cutaway_server.introspection.cam.cam import cam
@@ -16,6 +16,8 @@ from cutaway_server.introspection.sender import Sender
 from cutaway_server.models.layer_table import Layer
 from cutaway_server.models.preprocessing import Placement
 from cutaway_server.models.scores import probabilities
+
+_NO_WAY = "nothing that PyTorch can differentiate leads from it to the score"
 
 
 class Explanations:
@@ -45,7 +47,7 @@ class Explanations:
         self._scores = scores
         self._network = network
         self._stages = stages
-        self._gradients: dict[Target, dict[tuple[str, str], Tensor | Refusal]] = {}
+        self._gradients: dict[Target, dict[tuple[str, str], Tensor | str]] = {}
 
     def send(self) -> None:
         """Sends first the gradients, then the maps; what cannot be made fails alone."""
@@ -59,29 +61,31 @@ class Explanations:
     def _send_gradient(self, capture: PlannedCapture) -> None:
         self._call.check()
         layer = capture.layer
+        field = f"captures[{capture.index}]"
         if layer.name not in self._held:
-            self._call.put(Failed(CaptureSubject.of(capture), _no_gradient(layer.name)))
+            self._call.put(Failed(CaptureSubject.of(capture), NotHookable(field, layer.name, _NO_WAY)))
         for path in self._held.get(layer.name, {}):
             subject = CaptureSubject.of(capture, path)
             gradient = self._gradient(capture.target, layer.name, path)
-            if isinstance(gradient, Refusal):
-                self._call.put(Failed(subject, gradient))
+            if isinstance(gradient, str):
+                self._call.put(Failed(subject, NotHookable(field, layer.name, gradient)))
             else:
                 self._sender.capture(subject, gradient, capture.reduction, None)
 
     def _send_cam(self, planned: PlannedCam) -> None:
-        activation = self._held.get(planned.layer.name, {}).get("")
+        field, layer = f"cams[{planned.index}]", planned.layer.name
+        activation = self._held.get(layer, {}).get("")
         if activation is None:
-            self._call.put(Failed(planned.index, NotHookable("cams", planned.layer.name, "it did not run for this input")))
+            self._call.put(Failed(planned.index, NotHookable(field, layer, "it did not run for this input")))
             return
         classes = self._classes(planned.target)
         if planned.method.needs is Needs.HEAD:
             began = time.monotonic()
             plane = cam(activation.detach().float(), self._head_rows(classes))
         else:
-            gradient = self._gradient(planned.target, planned.layer.name, "")
-            if isinstance(gradient, Refusal):
-                self._call.put(Failed(planned.index, gradient))
+            gradient = self._gradient(planned.target, layer, "")
+            if isinstance(gradient, str):
+                self._call.put(Failed(planned.index, NotHookable(field, layer, gradient)))
                 return
             began = time.monotonic()
             plane = grad_cam(activation.detach().float(), gradient.float())
@@ -115,7 +119,7 @@ class Explanations:
         assert isinstance(linear, nn.Linear)
         return linear.weight.detach().float()[classes]
 
-    def _gradient(self, target: Target, layer: str, path: str) -> Tensor | Refusal:
+    def _gradient(self, target: Target, layer: str, path: str) -> Tensor | str:
         """D score / d what is held there, or why there is none."""
         if target not in self._gradients:
             began = time.monotonic()
@@ -123,10 +127,10 @@ class Explanations:
             self._stages["gradient"] = self._stages.get("gradient", 0.0) + time.monotonic() - began
         return self._gradients[target][layer, path]
 
-    def _backward(self, target: Target) -> dict[tuple[str, str], Tensor | Refusal]:
+    def _backward(self, target: Target) -> dict[tuple[str, str], Tensor | str]:
         leaves = {(layer, path): tensor for layer, paths in self._held.items() for path, tensor in paths.items()}
         if not self._scores.requires_grad:
-            return {(layer, path): _no_gradient(layer) for layer, path in leaves}
+            return dict.fromkeys(leaves, _NO_WAY)
         with torch.enable_grad():
             scores = probabilities(self._scores, self._plan.model.scores_kind) if target.probability else self._scores
             # Samples are independent in eval mode: the gradient of the sum is each sample's own.
@@ -134,23 +138,18 @@ class Explanations:
         try:
             gradients = _gradients(score, list(leaves.values()))
         except RuntimeError:  # one that cannot be had must not cost the others theirs
-            return {where: _apart(score, where[0], leaf) for where, leaf in leaves.items()}
+            return {where: _apart(score, leaf) for where, leaf in leaves.items()}
         found = zip(leaves, gradients, strict=True)
-        return {where: _no_gradient(where[0]) if gradient is None else gradient for where, gradient in found}
+        return {where: _NO_WAY if gradient is None else gradient for where, gradient in found}
 
 
 def _gradients(score: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
     return torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
 
 
-def _apart(score: Tensor, layer: str, leaf: Tensor) -> Tensor | Refusal:
+def _apart(score: Tensor, leaf: Tensor) -> Tensor | str:
     try:
         (gradient,) = _gradients(score, [leaf])
     except RuntimeError:
-        reason = "the way from it to the score cannot be differentiated: the network overwrites what that would need"
-        return NotHookable("captures", layer, reason)
-    return _no_gradient(layer) if gradient is None else gradient
-
-
-def _no_gradient(layer: str) -> Refusal:
-    return NotHookable("captures", layer, "nothing that PyTorch can differentiate leads from it to the score")
+        return "the way from it to the score cannot be differentiated: the network overwrites what that would need"
+    return _NO_WAY if gradient is None else gradient
