@@ -68,7 +68,8 @@ def serving(layers: int, *, exact_memory: bool = False, **settings: object) -> I
     Args:
         exact_memory: whether the C library gives all that is freed back to the system at once, so that what is resident is held.
     """
-    environment = {**os.environ, **({"MALLOC_MMAP_THRESHOLD_": str(MIB)} if exact_memory else {})}
+    gives_back = {"MALLOC_MMAP_THRESHOLD_": str(MIB), "MALLOC_TRIM_THRESHOLD_": str(MIB // 8)}
+    environment = {**os.environ, **(gives_back if exact_memory else {})}
     arguments = [f"{name}={value}" for name, value in {"threads": 1, **settings}.items()]
     with TemporaryFile("w+") as log:
         command = [sys.executable, str(Path(__file__)), str(layers), *arguments]

@@ -4,8 +4,12 @@ import ctypes
 import os
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 _MIB = 1 << 20
+_MALLOC = {  # the environment's name, the number in malloc.h, our value
+    "MALLOC_MMAP_THRESHOLD_": (-3, 128 * _MIB),
+    "MALLOC_TRIM_THRESHOLD_": (-1, 256 * _MIB),
+    "MALLOC_ARENA_MAX": (-8, 1),
+}
 
 
 def wait_briefly() -> None:
@@ -19,11 +23,10 @@ def wait_briefly() -> None:
 def keep_freed_blocks() -> None:
     """Lets glibc keep freed blocks of up to 128 MiB for the next call, up to 256 MiB of them at the end of its one heap.
 
-    By its defaults it hands large blocks back to the system, and each tensor faults new pages in. Does nothing where malloc has
-    no such settings.
+    By its defaults it hands large blocks back to the system, and each tensor faults new pages in. What the environment sets stays
+    as it is. Does nothing where malloc has no such settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt:
-        mallopt(_M_MMAP_THRESHOLD, 128 * _MIB)
-        mallopt(_M_TRIM_THRESHOLD, 256 * _MIB)
-        mallopt(_M_ARENA_MAX, 1)
+    for name, (parameter, value) in _MALLOC.items():
+        if mallopt and name not in os.environ:
+            mallopt(parameter, value)
