@@ -1,8 +1,6 @@
 """Many callers at once, readers that stand still, calls that are given up: nobody else notices, and no hook stays."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +15,7 @@ import cutaway
 from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
 from cutaway.v1.inference_pb2_grpc import InferenceServiceStub
 from server_process import ServerProcess, run_server, wait_until
+from stopping_reader import reader_that_stops
 
 MANY = 2000  # samples whose captures are far more than a call's buffer and what gRPC takes on the way
 
@@ -204,16 +203,7 @@ def test_more_calls_than_may_wait_are_refused_at_once(many: np.ndarray) -> None:
 
 
 def test_a_client_that_is_killed_leaves_no_hook(batching_server: ServerProcess) -> None:
-    program = (
-        "import sys, numpy as np, cutaway\n"
-        f"client = cutaway.Client({batching_server.address!r})\n"
-        f"stream = client.introspect_stream('mnist', np.zeros(({MANY}, 1, 28, 28), np.float32), layers=['*'])\n"
-        "events = stream.__enter__()\n"
-        "next(iter(events)); print('reading', flush=True); sys.stdin.read()\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-        assert reader.stdout is not None
-        assert reader.stdout.readline() == "reading\n"
+    with reader_that_stops(batching_server.address, "mnist", (MANY, 1, 28, 28), layers=["*"]) as reader:
         wait_until(lambda: batching_server.metric("cutaway_live_hooks") > 0)
         reader.kill()
     wait_until(lambda: idle(batching_server))

@@ -3,8 +3,6 @@
 import dataclasses
 import gc
 import itertools
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections import Counter
@@ -34,6 +32,7 @@ from cutaway_server.models.mirror import Mirror
 from cutaway_server.process.life import Server
 from leftovers import assert_nothing_beyond, census, hooks_of, only_what_is_new
 from server_process import wait_until
+from stopping_reader import reader_that_stops
 
 LANES = 2
 WIDE = 512  # samples: one capture of conv1, 16 MiB, is far more than a call's buffer and what gRPC takes on the way
@@ -333,18 +332,7 @@ class Stage:
 
     def _killed(self, part: Part) -> None:
         mark = next(self._marks)
-        program = (
-            "import sys, numpy as np, cutaway\n"
-            "from cutaway import Cam, Capture\n"
-            f"x = np.zeros(({WIDE}, 3, 32, 32), np.float32); x[0, 0, 0, 0] = {mark}\n"
-            f"client = cutaway.Client({self._address!r})\n"
-            f"stream = client.introspect_stream('staged', x, **{part.look_with(layers=['*'])!r})\n"
-            "events = stream.__enter__(); next(events)\n"
-            "print('reading', flush=True); sys.stdin.read()\n"
-        )
-        with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "reading\n"
+        with reader_that_stops(self._address, "staged", (WIDE, 3, 32, 32), mark, **part.look_with(layers=["*"])) as reader:
             call = self._found(mark)
             reader.kill()
         wait_until(lambda: call.stopped is not None)
