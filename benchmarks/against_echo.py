@@ -21,8 +21,8 @@ from typing import Any
 import grpc
 import numpy as np
 from bare_echo import running_echo
+from report import machine_words, ratio_cells, table_of_figures
 from rich.progress import Progress
-from rich.table import Table
 
 from cutaway.cli._command import bytes_text, print_json, progress_bar, stdout
 from cutaway.cli._server import running_server
@@ -166,21 +166,16 @@ def row(work: Work, pairs: list[tuple[float, float]], answer: list[bytes]) -> di
 
 def show(report: dict[str, Any]) -> None:
     """The report as a table."""
-    table = Table("what", "answer", "echo", "cutaway", "ratio", "quartiles")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = table_of_figures("what", "answer", "echo", "cutaway", "ratio", "quartiles", words=1)
     for found in report["rows"]:
         form = ".2f" if found["unit"] == "ms" else ",.0f"
         figures = (f"{found[side]:{form}} {found['unit']}" for side in ("echo", "cutaway"))
-        low, high = found["ratio_quartiles"]
-        ratio = f"{found['ratio']:.2f}", f"{low:.2f} to {high:.2f}"
-        table.add_row(found["what"], bytes_text(found["answer"]["bytes"]), *figures, *ratio)
+        table.add_row(found["what"], bytes_text(found["answer"]["bytes"]), *figures, *ratio_cells(found))
     console = stdout()
     console.print(table)
     console.print("Ratio: of the median times of a call, to the end of its answer. Quartiles: of that ratio, round by round.")
     console.print(f"The forward pass of Predict alone, in the client's process: {report['forward_ms']:.2f} ms.")
-    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    console.print(f"Medians of {report['rounds']} rounds. {machine}.")
+    console.print(f"Medians of {report['rounds']} rounds. {machine_words(report)}.")
 
 
 def bounded(low: int, high: int) -> Callable[[str], int]:

@@ -26,8 +26,8 @@ import mobilenet
 import torch
 from bare_echo import running_echo
 from busy_callers import CALL_LIMIT, Busy, busy_callers, reader
+from report import machine_words, ratio_cells, table_of_figures
 from rich.progress import Progress
-from rich.table import Table
 
 import cutaway
 from cutaway.cli._command import print_json, progress_bar, stdout
@@ -372,15 +372,11 @@ def result(row: Row, sides: Sides, ours: list[list[float]], against: list[list[f
 
 def show(report: dict[str, Any]) -> None:
     """The report as a table."""
-    table = Table("row", "what", "against", "ours", "against it", "ratio", "quartiles", "wanted")
-    for column in table.columns[3:]:
-        column.justify = "right"
+    table = table_of_figures("row", "what", "against", "ours", "against it", "ratio", "quartiles", "wanted", words=3)
     for found in report["rows"]:
         form = ".1f" if found["unit"] == "ms" else ",.0f"
         figures = (f"{found[side]:{form}} {found['unit']}" for side in ("ours", "theirs"))
-        low, high = found["ratio_quartiles"]
-        ratio = f"{found['ratio']:.2f}", f"{low:.2f} to {high:.2f}"
-        table.add_row(found["row"], found["what"], found["against"], *figures, *ratio, found["wanted"])
+        table.add_row(found["row"], found["what"], found["against"], *figures, *ratio_cells(found), found["wanted"])
     console = stdout()
     console.print(table)
     for found in report["rows"]:
@@ -388,8 +384,7 @@ def show(report: dict[str, Any]) -> None:
         counts = f"{found['rounds']} rounds, {found['calls'][0]} calls; {found['cpus_of_others']:.2f} CPUs taken by others"
         console.print(f"{found['row']}: {found['setting']}; {counts}.{notes}")
     console.print("Ratio: of the figures of all calls (medians, or the p99). Quartiles: of that ratio, round by round.")
-    machine = ", ".join(f"{name} {value}" for name, value in report["machine"].items())
-    console.print(f"{machine}.")
+    console.print(f"{machine_words(report)}.")
 
 
 def main() -> None:
