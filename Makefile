@@ -50,9 +50,10 @@ protos: $(VENV)/grpc-tools ## Generate the Python of protos/
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto
 	echo '"""Messages and stubs generated from protos/cutaway/v1 by `make protos`. Never edited."""' > $(STUBS)/__init__.py
 
-bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo and beside plain PyTorch, as ratios
+bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other libraries, as ratios
 	$(BIN)/python benchmarks/against_echo.py
 	$(BIN)/python benchmarks/introspection.py
+	$(BIN)/python benchmarks/cams.py
 
 train: $(VENV)/server ## Train the built-in networks again: make train DIGITS=path/to/mnist10k.npz
 	$(BIN)/python -m cutaway_server.models.mnist.training $(DIGITS) --out server/cutaway_server/models/mnist

@@ -1,32 +1,25 @@
 """mobilenet_v2 with random weights: a server of it in a process of its own, and what is measured without a server."""
 
-import multiprocessing
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from own_process import Running, running_server
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cutaway_server.models.mirror import mirror_from_factory
-from cutaway_server.models.model import InputSpec, prepare
-from cutaway_server.models.threads import use_cpu_threads
+from cutaway_server.models.model import InputSpec, Model, prepare
 from cutaway_server.models.walk import Walk
-from cutaway_server.process.life import Server
-from cutaway_server.process.logs import configure_logging
-from cutaway_server.process.settings import load_settings
-from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 from torchvision_shim import models
 
 NAME = "mobilenet_v2"
 SHAPE = (3, 224, 224)
-STOP_LIMIT = 30  # seconds
 
 
 def network() -> nn.Module:
@@ -51,59 +44,21 @@ def convolutions() -> dict[str, int]:
     return found
 
 
-@dataclass(frozen=True)
-class Running:
-    """A server that runs."""
-
-    address: str
-    pipe: Connection
-
-    def cpu_seconds(self) -> float:
-        """CPU time that its process has taken so far, of all threads."""
-        self.pipe.send("cpu")
-        seconds: float = self.pipe.recv()
-        return seconds
-
-
-@contextmanager
-def running_mobilenet(*, threads: int, lanes: int, mirrors: bool = True) -> Iterator[Running]:
-    """A server in a process of its own, which ends with the block.
+def running_mobilenet(*, threads: int, lanes: int, mirrors: bool = True) -> AbstractContextManager[Running]:
+    """A server of it.
 
     Args:
         mirrors: False serves a network that was never hooked nor mirrored, by a server that builds no mirrors.
     """
-    wait_briefly()  # as `cutaway serve` does; by the environment, so it holds for the process that starts now
-    spawn = multiprocessing.get_context("spawn")  # gRPC does not bear a fork
-    ours, theirs = spawn.Pipe()
-    process = spawn.Process(target=_serve, args=(threads, lanes, mirrors, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield Running(ours.recv(), ours)
-    finally:
-        ours.close()
-        process.join(STOP_LIMIT)
-        process.kill()
+    return running_server(partial(_model, mirrors), threads=threads, lanes=lanes)
 
 
-def _serve(threads: int, lanes: int, mirrors: bool, pipe: Connection) -> None:
-    """Serves until the other end of the pipe closes, and tells its CPU time when asked."""
-    flags = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "threads": threads, "lanes": lanes, "log_level": "error"}
-    settings = load_settings(flags)
-    configure_logging(settings)
-    keep_freed_blocks()  # as `cutaway serve` does
-    use_cpu_threads(settings.lane_threads)
+def _model(mirrors: bool) -> Model:
     inputs = (InputSpec("x", torch.float32, (-1, *SHAPE)),)
     model = prepare(network(), name=NAME, inputs=inputs, factory=untrained)
-    if not mirrors:
-        model = replace(model, network=network(), not_introspectable="it is measured without mirrors")
-    with Server([model], settings) as server:
-        pipe.send(server.address)
-        try:
-            while pipe.recv():
-                pipe.send(time.process_time())
-        except EOFError:
-            return
+    if mirrors:
+        return model
+    return replace(model, network=network(), not_introspectable="it is measured without mirrors")
 
 
 class _Cut(Exception):

@@ -1,12 +1,11 @@
 """Every refusal as a type with its fields. This room imports nothing and knows no gRPC: `rpc.errors` gives each its code.
 
     Refusal
-    ├── UnknownModel            ├── InputTooLarge         ├── DeadlinePassed
-    ├── UnknownLayer            ├── Busy                  ├── ReaderStalled
-    ├── NothingMatches          ├── NotIntrospectable     ├── Cancelled
-    ├── NotHookable             ├── CamNotPossible        ├── ShuttingDown
-    ├── NotReducible            ├── NotImplementedHere    └── NetworkFailed
-    ├── BadInput
+    ├── UnknownModel            ├── BadInput              ├── DeadlinePassed
+    ├── UnknownLayer            ├── InputTooLarge         ├── ReaderStalled
+    ├── NothingMatches          ├── Busy                  ├── Cancelled
+    ├── NotHookable             ├── NotIntrospectable     ├── ShuttingDown
+    ├── NotReducible            ├── CamNotPossible        └── NetworkFailed
 
 Messages are for the caller: what was wrong, which limit, what would work. They hold no path, no traceback, no internal name.
 """
@@ -145,18 +144,6 @@ class CamNotPossible(Refusal):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.method} is not possible: {self.missing}; {self.instead}"
-
-
-@dataclass(eq=False)
-class NotImplementedHere(Refusal):
-    """Something that the contract holds and this version does not do."""
-
-    field: str
-    what: str
-    instead: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.what} is not implemented in this version; {self.instead}"
 
 
 @dataclass(eq=False)

@@ -125,7 +125,8 @@ def response(**event) -> introspect_pb2.IntrospectResponse:
 def started(captures: Iterable[introspect_pb2.PlannedCapture] = (), cams: int = 0) -> introspect_pb2.IntrospectResponse:
     event = introspect_pb2.Started(model="mnist", version="1", batch=1, captures=captures, request_id="r1")
     for index in range(cams):
-        event.cams.add(cam=index, method="grad-cam", layer="conv1")
+        event.cams.add(cam=index, method="grad-cam", layers=["conv1"], backward_passes=1, shape=[1, 2, 2])
+    event.estimate.MergeFrom(introspect_pb2.Estimate(forward_passes=1, backward_passes=1))
     return response(started=event)
 
 
@@ -145,13 +146,10 @@ def capture(layer: str, kind: int = introspect_pb2.CAPTURE_KIND_OUTPUT, path: st
     return {"capture": introspect_pb2.CaptureHeader(layer=layer, kind=kind, path=path, batch_first=True)}
 
 
-def cam(index: int = 0, classes: Iterable[int] = (1,), placement: Iterable[introspect_pb2.Affine] = ()) -> dict:
-    settings = introspect_pb2.CamSettings(relu=True, score=introspect_pb2.SCORE_MODEL)
-    return {
-        "cam": introspect_pb2.CamHeader(
-            cam=index, method="grad-cam", layer="conv1", classes=classes, settings=settings, placement=placement
-        )
-    }
+def cam(index: int = 0, classes: Iterable[int] = (1,), **fields) -> dict:
+    settings = introspect_pb2.CamSettings(relu=True, score=introspect_pb2.SCORE_MODEL, join=introspect_pb2.CHANNEL_JOIN_SUM)
+    said = {"method": "grad-cam", "layers": ["conv1"], "settings": settings, "form": introspect_pb2.CAM_FORM_RAW, **fields}
+    return {"cam": introspect_pb2.CamHeader(cam=index, classes=classes, **said)}
 
 
 def chunk(
@@ -163,6 +161,23 @@ def chunk(
 def whole(item: int, array: np.ndarray, **subject) -> introspect_pb2.IntrospectResponse:
     """A float32 item in one chunk."""
     return chunk(item, array.astype("<f4").tobytes(), header=header(array, **subject))
+
+
+def picture(item: int, png: bytes, form: int = introspect_pb2.CAM_FORM_OVERLAY, **fields) -> introspect_pb2.IntrospectResponse:
+    """A PNG file in one chunk."""
+    said = introspect_pb2.ChunkHeader(total_bytes=len(png), encoding=introspect_pb2.ENCODING_PNG, **cam(form=form, **fields))
+    return chunk(item, png, header=said)
+
+
+def measures(samples: int = 1, **lists: list[float]) -> introspect_pb2.Measures:
+    """All seven: 0.125 for each sample, where no list says otherwise."""
+    names = [field.name for field in introspect_pb2.Measures.DESCRIPTOR.fields]
+    return introspect_pb2.Measures(**{name: lists.get(name, [0.125] * samples) for name in names})
+
+
+def faithfulness(rank: int = 0, **both: introspect_pb2.Measures) -> introspect_pb2.IntrospectResponse:
+    both = {"map": measures(insertion=[0.75]), "random": measures(insertion=[0.5]), **both}
+    return response(faithfulness=introspect_pb2.Faithfulness(rank=rank, steps=16, **both))
 
 
 def scored(item: int, array: np.ndarray, top: Iterable[int] = ()) -> list[introspect_pb2.IntrospectResponse]:
@@ -182,6 +197,7 @@ def finished() -> introspect_pb2.IntrospectResponse:
     event.stages.add(stage="forward").duration.FromNanoseconds(1_500_000)
     event.stages.add(stage="capture").duration.FromNanoseconds(250_000)
     event.layers.add(layer="conv1", bytes=72).completed_after.FromNanoseconds(1_000_000)
+    event.cams.add().map.FromNanoseconds(2_000_000)
     return response(finished=event)
 
 

@@ -11,27 +11,11 @@ from PIL import Image
 
 from cutaway.cli import main
 from cutaway.cli._output_files import safe
-from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
+from cutaway.v1 import introspect_pb2, predict_pb2
 
 from . import fake
 
 SCORES = np.array([[0.5, 4.0, -1.0]], np.float32)
-
-
-@pytest.fixture
-def run(server):
-    server.answers["ListModels"] = fake.models()
-    server.answers["GetModel"] = inference_pb2.GetModelResponse(model=fake.model(layers=True))
-    server.answers["Predict"] = fake.prediction(SCORES, top=[1])
-    server.answers["Introspect"] = fake.complete_stream()
-    return lambda *words: CliRunner().invoke(main, [*words, "--server", server.address])
-
-
-@pytest.fixture
-def digit(tmp_path):
-    file = tmp_path / "digit.png"
-    Image.new("L", (28, 28)).save(file)
-    return str(file)
 
 
 def test_version():
@@ -94,13 +78,44 @@ def test_introspect(run, server, digit):
     asked = introspect_pb2.IntrospectRequest.FromString(server.requests["Introspect"])
     assert [capture.layer for capture in asked.captures] == ["conv1", "fc1", "conv1"]
     (cam,) = asked.cams
-    assert (cam.method, cam.layer, list(cam.target.classes.indices)) == ("grad-cam", "conv1", [1])
+    assert (cam.method, list(cam.layers), list(cam.target.classes.indices)) == ("grad-cam", ["conv1"], [1])
+
+
+def test_cams_by_word(run, server, digit):
+    words = ["grad-cam@conv1+layer1.0.conv2?class=1,2&against=0", "saliency?top=3", "cam@conv1"]
+    assert run("introspect", "mnist", digit, *(word for cam in words for word in ("--cam", cam))).exit_code == 0
+    contrast, best, plain = introspect_pb2.IntrospectRequest.FromString(server.requests["Introspect"]).cams
+    assert (contrast.method, list(contrast.layers)) == ("grad-cam", ["conv1", "layer1.0.conv2"])
+    assert (list(contrast.target.contrast.indices), list(contrast.target.contrast.against)) == ([1, 2], [0])
+    assert (best.method, list(best.layers), best.target.top_k.k) == ("saliency", [], 3)
+    assert (plain.method, list(plain.layers), plain.HasField("target")) == ("cam", ["conv1"], False)
+
+
+def test_classes_that_contradict_each_other(run, digit):
+    for cam, sentence in (("cam?against=1", "against goes with class_index"), ("cam?class=1&top=2", "top_k asks for the best")):
+        result = run("introspect", "mnist", digit, "--cam", cam)
+        assert result.exit_code == 1
+        assert sentence in result.stderr
+
+
+def test_maps_of_a_top_k(run, server, digit, tmp_path):
+    note = introspect_pb2.CamNote(reason=introspect_pb2.CAM_NOTHING_DEAD_LAYER, message="the layer put out zeros only")
+    best = [fake.whole(1, np.ones((1, 2, 2)), **fake.cam()), fake.whole(2, np.zeros((1, 2, 2)), **fake.cam(rank=1, notes=[note]))]
+    server.answers["Introspect"] = [fake.started(cams=2), *best, fake.finished()]
+    result = run("introspect", "mnist", digit, "--cam", "grad-cam?top=2", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("the layer put out zeros only") == 1
+    names = {"cam0-grad-cam-conv1.png", "cam0-1-grad-cam-conv1.png", "values.npz"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    with np.load(tmp_path / "out" / "values.npz") as values:
+        assert {name: values[name].max() for name in values} == {"cam/0": 1, "cam/0/1": 0}
 
 
 def test_introspect_as_json(run, digit):
     seen = json.loads(run("introspect", "mnist", digit, *LOOK, "--json").stdout)
     assert [capture["key"] for capture in seen["captures"]] == ["output/conv1", "input/fc1", "gradient/conv1"]
     assert (seen["captures"][0]["mean"], seen["captures"][0]["shape"]) == (8.5, [1, 2, 3, 3])
+    assert (seen["cams"][0]["layers"], seen["cams"][0]["shape"], seen["cams"][0]["maximum"]) == (["conv1"], [1, 2, 2], 1)
     assert seen["cams"][0]["placement"] == [{"scale_x": 14, "scale_y": 14, "offset_x": 0, "offset_y": 0}]
     assert (seen["request_id"], seen["failures"], seen["files"]) == ("r1", [], [])
 
@@ -192,34 +207,36 @@ def test_wrong_use_exits_with_2(run, words):
 
 def test_wrong_looks_exit_with_2(run, digit):
     assert run("introspect", "mnist", digit).exit_code == 2
-    for cam in ("", "@conv1", "cam?class=", "cam?class=x", "cam?klass=1", "cam@"):
+    for cam in ("", "@conv1", "cam?class=", "cam?class=x", "cam?klass=1", "cam@", "cam?", "cam?class=1&", "cam?top=1,2", "cam@a?b"):
         result = run("introspect", "mnist", digit, "--cam", cam)
         assert result.exit_code == 2, cam
-        assert "is not METHOD[@LAYER][?class=K]" in result.stderr
+        assert "is not METHOD[@LAYER" in result.stderr
 
 
-def test_serve_without_the_server(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cutaway_server.process.main", None)
-    result = CliRunner().invoke(main, ["serve", "--listen", "127.0.0.1:0"])
+@pytest.mark.parametrize(("command", "module"), [("serve", "main"), ("sanity", "sanity")])
+def test_commands_of_the_server_without_it(monkeypatch, command, module):
+    monkeypatch.setitem(sys.modules, f"cutaway_server.process.{module}", None)
+    result = CliRunner().invoke(main, [command, "--listen", "127.0.0.1:0"])
     assert result.exit_code == 1
     assert "pip install 'cutaway[server]'" in result.stderr
 
 
-def test_serve_hands_over_to_the_servers_own_command(monkeypatch):
+@pytest.mark.parametrize(("command", "module"), [("serve", "main"), ("sanity", "sanity")])
+def test_what_is_the_servers_own_is_handed_over(monkeypatch, command, module):
     @click.command()
     @click.option("--listen")
     def own(listen):
         """The server's own help."""
         click.echo(f"listening on {listen}")
 
-    module = type(sys)("cutaway_server.process.main")
-    module.serve = own
-    monkeypatch.setitem(sys.modules, "cutaway_server.process.main", module)
-    assert CliRunner().invoke(main, ["serve", "--listen", "here:1"]).output == "listening on here:1\n"
-    help_text = CliRunner().invoke(main, ["serve", "--help"]).output
+    there = type(sys)(f"cutaway_server.process.{module}")
+    setattr(there, command, own)
+    monkeypatch.setitem(sys.modules, there.__name__, there)
+    assert CliRunner().invoke(main, [command, "--listen", "here:1"]).output == "listening on here:1\n"
+    help_text = CliRunner().invoke(main, [command, "--help"]).output
     assert "The server's own help." in help_text
-    assert "Usage: main serve" in help_text
-    assert CliRunner().invoke(main, ["serve", "--nonsense"]).exit_code == 2
+    assert f"Usage: main {command}" in help_text
+    assert CliRunner().invoke(main, [command, "--nonsense"]).exit_code == 2
 
 
 def test_the_demo_needs_the_server(monkeypatch, tmp_path):

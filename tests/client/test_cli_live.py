@@ -1,4 +1,4 @@
-"""The command against a real server: reductions and plans."""
+"""The command against a real server: reductions, plans and maps."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+import cutaway
 from cutaway.cli import main
 from server_process import ServerProcess
 
@@ -85,3 +86,21 @@ def test_two_reductions_at_once(ask):
     assert result.exit_code == 1
     assert "only one of statistics, pool" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_every_method_on_one_sheet(live: cutaway.Client, live_server: ServerProcess, digits: np.ndarray, tmp_path: Path):
+    Image.fromarray(digits[0]).save(tmp_path / "digit.png")
+    words = ("cam", "mnist-gap", str(tmp_path / "digit.png"), "--method", "all", "--no-faithfulness", "--json")
+    result = CliRunner().invoke(main, [*words, "--out", str(tmp_path / "out"), "--server", live_server.address])
+    assert result.exit_code == 0, result.output
+    seen = json.loads(result.stdout)
+    methods = list(live.model("mnist-gap").introspection.cam_methods)
+    assert [made["method"] for made in seen["maps"]] == methods
+    assert seen["failures"] == []
+    (one,) = live.introspect("mnist-gap", tmp_path / "digit.png", cams=[cutaway.Cam("cam")]).cams
+    with np.load(tmp_path / "out" / "values.npz") as values:
+        np.testing.assert_array_equal(values["cam/cam"], one.map)
+        assert set(values) == {f"cam/{method}" for method in methods}
+    assert (tmp_path / "out" / "sheet.png").exists()
+    passes = {made["method"]: made["forward_passes"] for made in seen["maps"]}
+    assert passes["cam"] == 1 < passes["occlusion"]

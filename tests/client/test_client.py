@@ -112,7 +112,51 @@ def test_what_failed_says_why(server, client):
     with pytest.raises(cutaway.NotInAnswer, match="no gradient reaches it"):
         _ = seen.cams[0]
     assert seen.cams[1].map.shape == (1, 2, 2)
+    assert repr(seen.cams) == "<1 of 2, 1 failed>"
     assert [failure.message for failure in seen.failures] == ["complex tensors do not travel", "no gradient reaches it"]
+
+
+def test_maps_are_looked_up_in_the_order_in_which_they_were_planned(server, client):
+    begin = fake.started(cams=1)
+    for index, rank in ((1, 0), (1, 1), (1, 2)):
+        begin.started.cams.add(cam=index, rank=rank, method="cam")
+    ones = np.ones((1, 2, 2))
+    server.answers["Introspect"] = [
+        begin,
+        fake.whole(1, 1 * ones, **fake.cam(1)),
+        fake.whole(2, 3 * ones, **fake.cam(1, rank=2)),
+        fake.failed(9, "no gradient reaches it", cam=1, rank=1),
+        fake.whole(3, 0 * ones, **fake.cam(0)),
+        fake.finished(),
+    ]
+    seen = client.introspect("mnist", X, cams=[cutaway.Cam("grad-cam"), cutaway.Cam("cam", top_k=3)])
+    assert len(seen.cams) == 4
+    assert [seen.cams[place].map.max() for place in (0, 1, 3, -1)] == [0, 1, 3, 3]
+    with pytest.raises(cutaway.NotInAnswer, match="map 2 could not be made: no gradient reaches it"):
+        _ = seen.cams[-2]
+
+
+def test_scaled_maps_pictures_and_faithfulness(server, client):
+    scaling = introspect_pb2.Scaling(upsampling=introspect_pb2.UPSAMPLING_NEAREST)
+    server.answers["Introspect"] = [
+        fake.started(cams=2),
+        fake.whole(1, np.ones((1, 2, 2)), **fake.cam(0)),
+        fake.whole(2, np.ones((1, 4, 4)), **fake.cam(0, form=introspect_pb2.CAM_FORM_SCALED, scaling=scaling)),
+        fake.picture(3, b"png"),
+        fake.faithfulness(),
+        fake.whole(4, np.ones((1, 2, 2)), **fake.cam(1)),
+        fake.finished(),
+    ]
+    cams = [cutaway.Cam("grad-cam", upsampling="nearest", pictures=["overlay"], faithfulness=True), cutaway.Cam("grad-cam")]
+    seen = client.introspect("mnist", X, cams=cams)
+    assert (seen.cams[0].map.shape, seen.scaled[0].map.shape) == ((1, 2, 2), (1, 4, 4))
+    assert [(picture.kind, picture.png) for picture in seen.pictures] == [("overlay", b"png")]
+    believed = seen.faithfulness[0]
+    assert (believed.map.insertion.tolist(), believed.random.insertion.tolist()) == ([0.75], [0.5])
+    with pytest.raises(cutaway.NotInAnswer, match="map 1 did not come scaled: ask for it with normalisation or upsampling"):
+        _ = seen.scaled[1]
+    with pytest.raises(cutaway.NotInAnswer, match="faithfulness of map 1 was not measured: ask for it with faithfulness=True"):
+        _ = seen.faithfulness[1]
 
 
 def test_nested_values(server, client):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cutaway._inputs import input_messages
-from cutaway._requests import Cam, introspect_request, predict_request
+from cutaway._requests import Cam, Capture, introspect_request, predict_request
 from cutaway.v1 import input_pb2, introspect_pb2
 
 PIXELS = np.arange(2 * 5 * 4, dtype=np.uint8).reshape(2, 5, 4)
@@ -143,11 +143,76 @@ def test_an_introspect_request():
     assert request.HasField("seed")
     predicted, class_0, each = request.cams
     assert not predicted.HasField("target")
-    assert not predicted.HasField("settings")
+    assert predicted.settings == introspect_pb2.CamSettings()
+    assert not any(map(predicted.HasField, ("scaling", "faithfulness")))
     assert list(class_0.target.classes.indices) == [0]
     assert class_0.settings.HasField("relu")
     assert not class_0.settings.relu
     assert list(each.target.classes.indices) == [3, 5]
+
+
+def asked(cam: Cam) -> introspect_pb2.Cam:
+    return introspect_request("mnist", b"png", cams=[cam]).cams[0]
+
+
+def test_targets_of_a_cam():
+    assert asked(Cam("cam", top_k=3)).target == introspect_pb2.Target(top_k=introspect_pb2.TopK(k=3))
+    contrast = introspect_pb2.Contrast(indices=[1], against=[2, 3])
+    assert asked(Cam("cam", class_index=1, against=[2, 3])).target == introspect_pb2.Target(contrast=contrast)
+    gradient = Capture("conv1", class_index=0, against=2)
+    (capture,) = introspect_request("mnist", b"png", gradients=[gradient]).captures
+    assert (list(capture.target.contrast.indices), list(capture.target.contrast.against)) == ([0], [2])
+
+
+def test_settings_of_a_cam():
+    cam = Cam("occlusion", score="probability", channels="each", augment=True, steps=9, window=(4, 8), stride=2)
+    assert asked(cam).settings == introspect_pb2.CamSettings(
+        score=introspect_pb2.SCORE_PROBABILITY,
+        join=introspect_pb2.CHANNEL_JOIN_NONE,
+        augment=True,
+        steps=9,
+        window=[4, 8],
+        stride=[2],
+    )
+
+
+def test_what_becomes_of_a_cam():
+    fused = asked(Cam("grad-cam", ["conv1", "conv2"], fusion="product", pictures=["heat-map", "overlay"], faithfulness=8))
+    assert (list(fused.layers), fused.fusion) == (["conv1", "conv2"], introspect_pb2.FUSION_PRODUCT)
+    assert list(fused.pictures) == [introspect_pb2.CAM_PICTURE_HEAT_MAP, introspect_pb2.CAM_PICTURE_OVERLAY]
+    assert fused.faithfulness.steps == 8
+    default = asked(Cam("grad-cam", faithfulness=True))
+    assert (default.HasField("faithfulness"), default.faithfulness.steps) == (True, 0)
+
+
+def test_either_part_of_a_scaling_asks_for_it():
+    scaled = asked(Cam("cam", normalisation="min-max")).scaling
+    assert (scaled.normalisation, scaled.upsampling) == (introspect_pb2.NORMALISATION_MIN_MAX, 0)
+    scaled = asked(Cam("cam", upsampling="nearest")).scaling
+    assert (scaled.normalisation, scaled.upsampling) == (0, introspect_pb2.UPSAMPLING_NEAREST)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"against": 1}, "against goes with class_index"),
+        ({"top_k": 2, "class_index": 1}, "top_k asks for the best classes"),
+        ({"top_k": 2, "class_index": 1, "against": 0}, "top_k asks for the best classes"),
+        ({"score": "logit"}, "score must be one of 'model', 'probability', not 'logit'"),
+        ({"channels": "none"}, "channels must be one of 'sum', 'principal', 'largest', 'each', not 'none'"),
+        ({"pictures": "overlay"}, "pictures must be one of 'heat-map', 'overlay', not 'o'"),
+        ({"normalisation": "unspecified"}, "not 'unspecified'"),
+        ({"steps": -1}, "steps must be 0 or more"),
+        ({"window": (3, -3)}, "window must be 0 or more"),
+        ({"faithfulness": -1}, "faithfulness must be 0 or more"),
+    ],
+)
+def test_cams_that_contradict_themselves(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        asked(Cam("grad-cam", **settings))
+    if "class_index" not in settings and "against" in settings:
+        with pytest.raises(ValueError, match=sentence):
+            introspect_request("mnist", b"png", gradients=[Capture("conv1", **settings)])
 
 
 def test_absent_is_absent():

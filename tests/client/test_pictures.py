@@ -1,5 +1,7 @@
 """Pictures: a map lands where its placement says, values get the colours they should, and every shape can be drawn."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +84,33 @@ def test_overlay_glows_where_the_network_looked():
     assert (drawn[150:, 100:200] == 3 * 90).all()  # seen and cold: as it was
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
+def test_overlay_by_its_formula(dtype):
+    draw = np.random.default_rng(3)
+    photograph = Image.fromarray(draw.integers(0, 256, (300, 400, 3), np.uint8))
+    values = (draw.standard_normal((7, 6)) * 5).astype(dtype)
+    place = Affine(40, 30, 110, 20)
+
+    heat = pictures.spread(values.astype(np.float64), place, 400, 300)
+    warmth = np.where(heat.inside, heat.values.astype(np.float64).clip(0, values.max()) / values.max(), 0)
+    cover = 0.8 * warmth[..., None] ** 0.7
+    mixed = pixels(photograph) * (1 - cover) + pictures.colours((warmth + 0.5) / 1.5, 1) * cover
+    mixed[~heat.inside] *= 0.35
+
+    apart = abs(pixels(pictures.overlay(photograph, values, place)) - mixed)
+    assert apart.mean() < 0.5
+    assert apart.max() < 6  # where a colour lies on the edge between two
+
+
+def test_a_cell_that_is_not_finite_glows_or_not_and_spoils_no_other():
+    gray = Image.new("L", (300, 300), 90)
+    for broken, glows in ((np.nan, False), (-np.inf, False), (np.inf, True)):
+        values = np.array([[1, 0, 0], [0, 0, 0], [0, 0, broken]])
+        drawn = brightness(pictures.overlay(gray, values, Affine(100, 100, 0, 0)))
+        assert drawn[50, 50] > 3 * 90
+        assert (drawn[250, 250] > 3 * 90) == glows
+
+
 def test_overlay_enlarges_a_digit():
     assert pictures.overlay(Image.new("L", (28, 28)), np.ones((3, 3)), Affine(28 / 3, 28 / 3, 0, 0)).size == (280, 280)
 
@@ -90,6 +119,37 @@ def test_overlay_enlarges_a_digit():
 def test_nothing_glows_where_nothing_speaks_for_the_class(values):
     gray = Image.new("L", (300, 300), 90)
     assert (pixels(pictures.overlay(gray, values, Affine(100, 100, 0, 0))) == 90).all()
+
+
+def test_heat_is_the_map_enlarged_in_its_colours():
+    drawn = pixels(pictures.heat(np.array([[0.0, 8.0], [-8.0, 0.0]]), 40, 20))
+    assert drawn.shape == (20, 40, 3)
+    for (row, column), value in {(0, 0): 0, (0, -1): 8, (-1, 0): -8, (-1, -1): 0}.items():
+        assert drawn[row, column].tolist() == pictures.colours(np.array(value), 8).tolist()
+    assert (np.diff(drawn[0].sum(axis=1)) >= 0).all()  # from black to the glow without a step back
+    assert (pixels(pictures.heat(np.zeros((3, 3)), 9, 9)) == pictures.colours(np.array(0), 1)).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_heat_marks_what_is_not_finite(broken):
+    drawn = pixels(pictures.heat(np.array([[broken, 1, 1, 1]]), 40, 10))
+    assert (drawn[:, 5] == pictures.NOT_FINITE).all()
+    assert (drawn[:, 20:] == pictures.colours(np.array(1.0), 1)).all()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 3))
+def test_png_holds_every_pixel(width, height, noise):
+    drawn = np.random.default_rng(noise).integers(0, 256, (height, width, 3), np.uint8) // (1 + 60 * noise)
+    with Image.open(io.BytesIO(pictures.png(Image.fromarray(drawn)))) as read:
+        assert read.format == "PNG"
+        assert read.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(read), drawn)
+
+
+def test_png_of_any_mode_is_rgb():
+    with Image.open(io.BytesIO(pictures.png(Image.new("L", (3, 2), 7)))) as read:
+        assert np.asarray(read).tolist() == [[[7] * 3] * 3] * 2
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])

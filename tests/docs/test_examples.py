@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image, ImageDraw
 
 from cutaway.cli import main
+from cutaway_server.introspection.cam import METHODS
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,16 @@ def run_command(line: str, address: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/client.md", "docs/captures.md", "docs/notebook.md", "docs/layers.md", "docs/contract.md"]
+    "page",
+    [
+        "README.md",
+        "docs/client.md",
+        "docs/captures.md",
+        "docs/cams.md",
+        "docs/notebook.md",
+        "docs/layers.md",
+        "docs/contract.md",
+    ],
 )
 def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -50,3 +60,6 @@ def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeyp
     assert names
     if page == "docs/client.md":
         assert {"where.png", "conv1.png", "seen"} <= {file.name for file in tmp_path.iterdir()}
+    if page == "docs/cams.md":
+        drawn = {file.stem for file in (tmp_path / "maps").glob("*.png")}
+        assert {name.replace("+", "_") for name in METHODS} | {"sheet"} == drawn

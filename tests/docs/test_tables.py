@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
@@ -11,9 +12,14 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic_core import PydanticUndefined
 
+import cutaway
 from cutaway.v1 import introspect_pb2
 from cutaway_server.errors import Refusal
-from cutaway_server.introspection.plan import MAX_CAMS, MAX_CAPTURES
+from cutaway_server.introspection.cam import METHODS
+from cutaway_server.introspection.cam.method import Extent, Method, Passes
+from cutaway_server.introspection.nothing import Nothing
+from cutaway_server.introspection.plan import MAX_CAPTURES
+from cutaway_server.introspection.plan_cams import MAX_CAMS
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.process.settings import Settings, load_settings
@@ -97,6 +103,38 @@ def unit_of(name: str) -> str:
     return {"requests": "calls", "waiting": "calls", "stops": "forward passes", "hooks": "hooks"}.get(
         name.rpartition("_")[2], "mirrors"
     )
+
+
+def runs_of(method: Method) -> str:
+    """Beyond what all maps share, at 224 x 224; C for one a channel."""
+
+    def passes(channels: int) -> Passes:
+        return method.passes(Extent(channels, (224, 224), method.default((224, 224))))
+
+    few, many = passes(7), passes(9)
+    runs = [(("C" if few[i] == 7 and many[i] == 9 else str(few[i])), name) for i, name in enumerate(("forward", "backward"))]
+    return ", ".join(f"{count} {name}" for count, name in runs if count != "0") or "none"
+
+
+def test_methods():
+    expected = [
+        [f"`{name}`", method.formula, method.needs.value, runs_of(method), method.use, method.avoid, method.paper]
+        for name, method in METHODS.items()
+    ]
+    assert rows_under("cams.md", "method") == expected, f"\n{as_table(expected)}"
+    assert f"{NUMBERS[len(expected)]} methods make one" in page("cams.md")
+
+
+NUMBERS = {20: "Twenty", 21: "Twenty-one", 22: "Twenty-two", 23: "Twenty-three"}
+
+
+def test_notes():
+    expected = [[f"`{why.name.lower()}`", why.value] for why in Nothing]
+    assert rows_under("cams.md", "note") == expected, f"\n{as_table(expected)}"
+
+
+def test_measures():
+    assert [row[0].strip("`") for row in rows_under("cams.md", "measure")] == [field.name for field in fields(cutaway.Measures)]
 
 
 def test_layer_names(models: dict[str, Model]):

@@ -584,11 +584,13 @@ def captures(draw: st.DrawFn) -> str | Capture:
 @st.composite
 def looks(draw: st.DrawFn) -> dict[str, Any]:
     some = st.lists(captures(), max_size=4)
-    cams = st.builds(Cam, st.just("grad-cam"), st.sampled_from(PLANES), st.sampled_from([None, 0, 4])) | st.just(Cam("cam"))
+    at_layer = st.sampled_from(["grad-cam", "shapley-cam", "eigen-cam", "random-cam"])
+    cams = st.builds(Cam, at_layer, st.sampled_from(PLANES), st.sampled_from([None, 0, 4]), augment=st.booleans())
+    cams = cams | st.builds(Cam, st.sampled_from(["saliency", "guided-backprop"])) | st.just(Cam("cam"))
     look = {"layers": draw(some | st.just(["*"])), "inputs": draw(some), "gradients": draw(some)}
     look["cams"] = draw(st.lists(cams, max_size=3))
     without = any(look.values()) and draw(st.booleans())
-    return {**look, "without_prediction": without, "top_k": 0 if without else draw(st.integers(0, 5))}
+    return {**look, "without_prediction": without, "top_k": 0 if without else draw(st.integers(0, 5)), "seed": 0}
 
 
 @st.composite

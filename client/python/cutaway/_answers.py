@@ -1,6 +1,7 @@
 """Messages of the server as the values of this package: pure functions."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 
@@ -8,13 +9,20 @@ from cutaway._errors import BrokenAnswer, status_code
 from cutaway._events import (
     Activation,
     Affine,
+    CamMap,
+    CamPicture,
+    CamTiming,
     Estimate,
     Failure,
+    Faithfulness,
     Finished,
     LayerTiming,
+    Measures,
+    Note,
     PlannedCam,
     PlannedCapture,
     Prediction,
+    Scaling,
     ScoredClass,
     Started,
     Statistics,
@@ -62,7 +70,7 @@ def started(message: introspect_pb2.Started) -> Started:
         provenance=read_provenance(message.provenance),
         batch=message.batch,
         captures=tuple(_planned(capture) for capture in message.captures),
-        cams=tuple(PlannedCam(cam.cam, cam.method, cam.layer) for cam in message.cams),
+        cams=tuple(_planned_cam(cam) for cam in message.cams),
         total_bytes=message.total_bytes,
         request_id=message.request_id,
         estimate=Estimate(
@@ -71,6 +79,21 @@ def started(message: introspect_pb2.Started) -> Started:
             message.estimate.stops_after,
             seconds(message.estimate.compute),
         ),
+        seed=message.seed if message.HasField("seed") else None,
+    )
+
+
+def _planned_cam(message: introspect_pb2.PlannedCam) -> PlannedCam:
+    return PlannedCam(
+        cam=message.cam,
+        method=message.method,
+        layers=tuple(message.layers),
+        rank=message.rank,
+        forward_passes=message.forward_passes,
+        backward_passes=message.backward_passes,
+        shape=tuple(message.shape),
+        faithfulness_forward_passes=message.faithfulness_forward_passes,
+        faithfulness_backward_passes=message.faithfulness_backward_passes,
     )
 
 
@@ -132,9 +155,73 @@ def _kept_channels(message: introspect_pb2.KeptChannels, array: Array) -> Array:
     return indices.reshape(shape)
 
 
-def placement(header: introspect_pb2.CamHeader) -> tuple[Affine, ...]:
-    """Where each sample's map lies."""
-    return tuple(Affine(place.scale_x, place.scale_y, place.offset_x, place.offset_y) for place in header.placement)
+def cam_map(header: introspect_pb2.CamHeader, array: Array) -> CamMap:
+    """A map, raw or scaled.
+
+    Raises:
+        BrokenAnswer: it says to be a picture, or has no axes in space or too many.
+    """
+    form = word(introspect_pb2.CamForm, header.form)
+    if form not in ("raw", "scaled") or not 2 <= array.ndim <= 5:
+        raise BrokenAnswer(f"a class activation map came in the form {form!r} with the shape {array.shape}")
+    settings = header.settings
+    return CamMap(
+        cam=header.cam,
+        rank=header.rank,
+        method=header.method,
+        layers=tuple(header.layers),
+        classes=tuple(header.classes),
+        against=tuple(header.against),
+        relu=settings.relu,
+        score=word(introspect_pb2.Score, settings.score),
+        channels=word(introspect_pb2.ChannelJoin, settings.join),
+        augment=settings.augment,
+        steps=settings.steps,
+        window=tuple(settings.window),
+        stride=tuple(settings.stride),
+        fusion=word(introspect_pb2.Fusion, header.fusion) if len(header.layers) > 1 else None,
+        form=form,
+        scaling=_scaling(header.scaling) if header.HasField("scaling") else None,
+        placement=tuple(Affine(place.scale_x, place.scale_y, place.offset_x, place.offset_y) for place in header.placement),
+        notes=tuple(Note(note.sample, word(introspect_pb2.CamNothing, note.reason), note.message) for note in header.notes),
+        map=array,
+    )
+
+
+def _scaling(message: introspect_pb2.Scaling) -> Scaling:
+    return Scaling(
+        normalisation=word(introspect_pb2.Normalisation, message.normalisation or introspect_pb2.NORMALISATION_NONE),
+        upsampling=word(introspect_pb2.Upsampling, message.upsampling or introspect_pb2.UPSAMPLING_NONE),
+    )
+
+
+def cam_picture(header: introspect_pb2.CamHeader, png: bytes) -> CamPicture:
+    """A picture of a map.
+
+    Raises:
+        BrokenAnswer: it says to be none.
+    """
+    kind = word(introspect_pb2.CamForm, header.form)
+    if kind not in ("heat-map", "overlay"):
+        raise BrokenAnswer(f"a PNG file came as a map in the form {kind!r}")
+    return CamPicture(header.cam, header.rank, kind, header.sample, png)
+
+
+def faithfulness(message: introspect_pb2.Faithfulness) -> Faithfulness:
+    """Whether a map can be believed.
+
+    Raises:
+        BrokenAnswer: the measures are of different numbers of samples.
+    """
+    of_map, of_random = _measures(message.map), _measures(message.random)
+    counts = {len(values) for measures in (of_map, of_random) for values in vars(measures).values()}
+    if len(counts) > 1:
+        raise BrokenAnswer(f"measures of faithfulness came for {', '.join(map(str, sorted(counts)))} samples at once")
+    return Faithfulness(message.cam, message.rank, of_map, of_random, message.steps)
+
+
+def _measures(message: introspect_pb2.Measures) -> Measures:
+    return Measures(**{field.name: np.array(getattr(message, field.name), np.float64) for field in fields(Measures)})
 
 
 def failure(message: introspect_pb2.ItemFailed) -> Failure:
@@ -146,6 +233,7 @@ def failure(message: introspect_pb2.ItemFailed) -> Failure:
         kind=capture_kind(message.capture.kind) if is_capture else None,
         path=message.capture.path,
         cam=message.cam if subject == "cam" else None,
+        rank=message.rank,
         code=status_code(message.code),
         message=message.message,
     )
@@ -167,4 +255,8 @@ def finished(message: introspect_pb2.Finished) -> Finished:
         )
         for cost in message.layers
     )
-    return Finished(Timings(stages, layers), message.bytes_sent, message.last_layer)
+    cams = tuple(
+        CamTiming(cost.cam, cost.rank, seconds(cost.map), seconds(cost.faithfulness), seconds(cost.pictures))
+        for cost in message.cams
+    )
+    return Finished(Timings(stages, layers, cams), message.bytes_sent, message.last_layer)

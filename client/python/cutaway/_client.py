@@ -132,7 +132,8 @@ class Client:
         """As introspect, event by event as they arrive, in a `with` block; leaving the block cancels the call.
 
         The order is Started, Activation or Statistics (of outputs and inputs, while the network still runs), Prediction,
-        the same (of gradients), CamMap, Finished; Progress and Failure may come between. A slow reader slows the network down.
+        the same (of gradients), each map as CamMap with its CamPicture and Faithfulness behind it, Finished; Progress and
+        Failure may come between. A slow reader slows the network down.
         """
         call = self._stub.Introspect(introspect_request(model, x, **look), timeout=self._deadline(timeout))
         try:

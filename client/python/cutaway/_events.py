@@ -33,9 +33,9 @@ class Estimate(NamedTuple):
     """What a call will take, as far as it is known before anything runs."""
 
     forward_passes: int
-    """Runs of the network, the last of which may end early."""
+    """Runs of the network for each sample: the one that all share, which may end early, and those of the CAMs."""
     backward_passes: int
-    """Runs of the chain rule back from a score."""
+    """Runs of the chain rule back from a score, for each sample."""
     stops_after: str
     """The layer after which the forward pass ends; empty where it runs to its end."""
     compute: float
@@ -48,7 +48,20 @@ class PlannedCam(NamedTuple):
     cam: int
     """Index into the cams of the call."""
     method: str
-    layer: str
+    layers: tuple[str, ...]
+    """The target layers; empty for a method that explains at the input."""
+    rank: int
+    """Of a top k: which of the best classes, 0 the best."""
+    forward_passes: int
+    """Runs of the network for each sample beyond the one that all share."""
+    backward_passes: int
+    """Runs of the chain rule for each sample beyond those that maps of the same score share."""
+    shape: tuple[int, ...]
+    """Of the raw map."""
+    faithfulness_forward_passes: int
+    """Runs of the network for each sample that measuring its faithfulness takes."""
+    faithfulness_backward_passes: int
+    """Runs of the chain rule for each sample that it takes."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +75,14 @@ class Started:
     """Number of samples."""
     captures: tuple[PlannedCapture, ...]
     cams: tuple[PlannedCam, ...]
+    """Maps in the order of the request; of a top k one for each rank."""
     total_bytes: int
     """Sum over captures, where known."""
     request_id: str
     """Names the call in the server's logs."""
     estimate: Estimate
+    seed: int | None
+    """In force; None where chance plays no part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,24 +182,120 @@ class Affine(NamedTuple):
     offset_y: float
 
 
+class Note(NamedTuple):
+    """Why a sample's map says nothing: it is 0 everywhere, or holds numbers that are not finite."""
+
+    sample: int
+    reason: str
+    """One of "dead_layer", "saturated", "gradient_vanished", "nothing_positive", "cancelled", "not_finite"."""
+    message: str
+    """The same as a sentence."""
+
+
+class Scaling(NamedTuple):
+    """How a map's numbers and size were changed."""
+
+    normalisation: str
+    """One of "none", "min-max", "max": as asked for in `Cam`."""
+    upsampling: str
+    """One of "none", "bilinear", "nearest"."""
+
+
 @dataclass(frozen=True, eq=False)
 class CamMap:
-    """A class activation map for each sample."""
+    """A class activation map for each sample, and the settings that made it."""
 
     cam: int
     """Index into the cams of the call."""
+    rank: int
+    """Of a top k: which of the best classes, 0 the best."""
     method: str
-    layer: str
+    layers: tuple[str, ...]
+    """The target layers; empty for a method that explains at the input."""
     classes: tuple[int, ...]
     """The class that each sample's map speaks of."""
+    against: tuple[int, ...]
+    """The class that each sample's map speaks against; empty where it is no contrast."""
     relu: bool
     """Whether negative values became 0."""
     score: str
     """Which score the map explains: "model" or "probability"."""
+    channels: str
+    """How the channels' parts became the map: "sum", "principal" or "largest"; "each" where they are kept apart."""
+    augment: bool
+    """Whether it is the mean over six variants of the input."""
+    steps: int
+    """Of a path, or noisy inputs; 0 for methods without."""
+    window: tuple[int, ...]
+    """Edges of an occlusion's window in pixels; empty for other methods."""
+    stride: tuple[int, ...]
+    """By how many pixels it moved."""
+    fusion: str | None
+    """How the maps of several layers became one: "mean", "max" or "product"; None for one layer."""
+    form: str
+    """ "raw": neither normalised nor enlarged; or "scaled", as asked for."""
+    scaling: Scaling | None
+    """Of a scaled map: how."""
     placement: tuple[Affine, ...]
-    """Where each sample's map lies on its photograph; empty where the input was a tensor."""
+    """Where each sample's raw map lies on its photograph; empty where there is none, or no map (N, h, w)."""
+    notes: tuple[Note, ...]
+    """Samples whose raw map says nothing, and why."""
     map: Array
-    """float32 (N, h, w) at the layer's resolution: raw values, not normalised, not upsampled."""
+    """float32 (N, …): after the batch the one to three axes of the layer's space; (N, C, …) where channels are kept apart."""
+
+    @property
+    def layer(self) -> str:
+        """The target layer, or several joined by " + "; empty for a method that explains at the input."""
+        return " + ".join(self.layers)
+
+
+@dataclass(frozen=True)
+class CamPicture:
+    """A picture of one sample's map, drawn on the server."""
+
+    cam: int
+    """As that of CamMap."""
+    rank: int
+    """As that of CamMap."""
+    kind: str
+    """ "heat-map": the map by itself; "overlay": on the picture as it was sent."""
+    sample: int
+    png: bytes
+    """A PNG file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """Measures of whether a map can be believed, float64 (N,) each. All speak of the probability of the class."""
+
+    deletion: Array
+    """Area under it while pixels are taken away, the map's largest first: 0 to 1, small is good."""
+    insertion: Array
+    """Area under it while pixels come back into a blurred picture, the map's largest first: 0 to 1, large is good."""
+    average_drop: Array
+    """Share of it that is lost where the map masks the input: 0 to 1, small is good."""
+    increase: Array
+    """1 where it is higher there, else 0."""
+    road: Array
+    """What the most important pixels cost it more than the least important ones: -0.5 to 0.5, large is good."""
+    sensitivity: Array
+    """Largest relative change of the map under tiny changes of the input: small is good; NaN for a map of zeros."""
+    complexity: Array
+    """Entropy of the map in nats: small is easy to read; NaN for a map of zeros."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness:
+    """Whether a map can be believed: measures of it, and of a random map that it should beat."""
+
+    cam: int
+    """As that of CamMap."""
+    rank: int
+    """As that of CamMap."""
+    map: Measures
+    random: Measures
+    steps: int
+    """Points of the curves of deletion and insertion after their first."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +304,9 @@ class Progress:
 
     what: str
     done: int
+    """Runs of the network on one sample."""
     total: int
+    """For all samples."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +320,8 @@ class Failure:
     path: str
     cam: int | None
     """Index into the cams of the call; None for a capture."""
+    rank: int
+    """As that of CamMap; 0 for a capture."""
     code: grpc.StatusCode
     message: str
     """The server's reason, in one sentence."""
@@ -227,6 +343,21 @@ class LayerTiming(NamedTuple):
     """Seconds that putting them into messages took."""
 
 
+class CamTiming(NamedTuple):
+    """What one map cost beyond what it shared with others."""
+
+    cam: int
+    """As that of CamMap."""
+    rank: int
+    """As that of CamMap."""
+    map: float
+    """Seconds that making it took."""
+    faithfulness: float
+    """Seconds that measuring it took."""
+    pictures: float
+    """Seconds that drawing it took."""
+
+
 @dataclass(frozen=True)
 class Timings:
     """Where the time of an introspection went."""
@@ -235,6 +366,8 @@ class Timings:
     """Seconds of each stage, in the order in which they ran: "wait", "register", "forward", "blocked", "capture" …"""
     layers: tuple[LayerTiming, ...]
     """In order of execution."""
+    cams: tuple[CamTiming, ...]
+    """In the order in which the maps came."""
 
 
 @dataclass(frozen=True)
@@ -247,4 +380,6 @@ class Finished:
     """The last layer that ran, among those that the call followed."""
 
 
-Event: TypeAlias = Started | Activation | Statistics | Prediction | CamMap | Progress | Failure | Finished
+Event: TypeAlias = (
+    Started | Activation | Statistics | Prediction | CamMap | CamPicture | Faithfulness | Progress | Failure | Finished
+)

@@ -8,9 +8,24 @@ from typing import Generic, NoReturn, TypeAlias, TypeVar, overload
 import numpy as np
 
 from cutaway._errors import NotCaptured, NotInAnswer
-from cutaway._events import Activation, CamMap, Event, Failure, Finished, Prediction, ScoredClass, Started, Statistics, Timings
+from cutaway._events import (
+    Activation,
+    CamMap,
+    CamPicture,
+    Event,
+    Failure,
+    Faithfulness,
+    Finished,
+    PlannedCam,
+    Prediction,
+    ScoredClass,
+    Started,
+    Statistics,
+    Timings,
+)
 from cutaway._tensors import Array
 
+M = TypeVar("M", CamMap, Faithfulness)
 V = TypeVar("V")
 
 
@@ -41,35 +56,44 @@ def _brief(value: object) -> str:
     return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)
 
 
-class Cams(Sequence[CamMap]):
-    """The maps of a call, in the order of the request. Looking up one that failed raises NotInAnswer and says why."""
+Place: TypeAlias = tuple[int, int]
+"""Of a map: its index into the cams of the call, and its rank."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.maps: dict[int, CamMap] = {}
-        """Those that came, by index."""
-        self.failures: dict[int, Failure] = {}
+
+class Cams(Sequence[M], Generic[M]):
+    """One for each map of `started.cams`, in that order.
+
+    Looking up one that failed, or was not asked for, raises NotInAnswer and says why.
+    """
+
+    def __init__(self, absent: str, planned: Sequence[PlannedCam], failures: dict[Place, Failure]) -> None:
+        self._absent = absent
+        self._places = [(cam.cam, cam.rank) for cam in planned]
+        self.maps: dict[Place, M] = {}
+        """Those that came."""
+        self.failures = failures
         """Those that did not."""
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     @overload
-    def __getitem__(self, index: int) -> CamMap: ...
+    def __getitem__(self, index: int) -> M: ...
     @overload
-    def __getitem__(self, index: slice) -> list[CamMap]: ...
-    def __getitem__(self, index: int | slice) -> CamMap | list[CamMap]:
+    def __getitem__(self, index: slice) -> list[M]: ...
+    def __getitem__(self, index: int | slice) -> M | list[M]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._count))]
-        place = range(self._count)[index]
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = self._places[index]
         if place in self.maps:
             return self.maps[place]
+        number = range(len(self))[index]
         if failure := self.failures.get(place):
-            raise NotInAnswer(f"map {place} could not be made: {failure.message}", code=failure.code)
-        raise NotInAnswer(f"map {place} did not come")
+            raise NotInAnswer(f"map {number} could not be made: {failure.message}", code=failure.code)
+        raise NotInAnswer(self._absent.format(number))
 
     def __repr__(self) -> str:
-        return f"<{self._count} maps, {len(self.failures)} failed>"
+        return f"<{len(self.maps)} of {len(self)}, {len(self.failures)} failed>"
 
 
 Part: TypeAlias = Array | Statistics
@@ -95,8 +119,14 @@ class Introspection:
     """Gradients of the target's score with respect to what layers put out."""
     captures: tuple[Activation | Statistics, ...]
     """All that was taken at layers, in the order in which it came, with the channels that were kept."""
-    cams: Cams
-    """The class activation maps, in the order of the request."""
+    cams: Cams[CamMap]
+    """The class activation maps, raw, in the order of `started.cams`: that of the request, a top k as so many maps."""
+    scaled: Cams[CamMap]
+    """The same maps scaled, where that was asked for."""
+    pictures: tuple[CamPicture, ...]
+    """Those of the maps, in the order in which they came."""
+    faithfulness: Cams[Faithfulness]
+    """Whether the same maps can be believed, where that was asked for."""
     failures: tuple[Failure, ...]
     """What could not be had, and why."""
     prediction: Prediction | None
@@ -149,21 +179,30 @@ def gather(events: Iterable[Event]) -> Introspection:
     }
     prediction: Prediction | None = None
     failures: list[Failure] = []
+    lost: dict[Place, Failure] = {}
     came: list[Activation | Statistics] = []
+    pictures: list[CamPicture] = []
     for event in events:
         match event:
             case Started():
-                started, cams = event, Cams(len(event.cams))
+                started = event
+                cams: Cams[CamMap] = Cams("map {} did not come", event.cams, lost)
+                scaled: Cams[CamMap] = Cams(_NOT_SCALED, event.cams, lost)
+                faithfulness: Cams[Faithfulness] = Cams(_NOT_MEASURED, event.cams, lost)
             case Activation() | Statistics():
                 came.append(event)
                 _put(captures[event.kind], event)
             case CamMap():
-                cams.maps[event.cam] = event
+                (scaled if event.form == "scaled" else cams).maps[event.cam, event.rank] = event
+            case CamPicture():
+                pictures.append(event)
+            case Faithfulness():
+                faithfulness.maps[event.cam, event.rank] = event
             case Prediction():
                 prediction = event
             case Failure():
                 failures.append(event)
-                _note(captures, cams, event)
+                _note(captures, lost, event)
             case Finished():
                 finished = event
     return Introspection(
@@ -173,10 +212,17 @@ def gather(events: Iterable[Event]) -> Introspection:
         gradients=captures["gradient"],
         captures=tuple(came),
         cams=cams,
+        scaled=scaled,
+        pictures=tuple(pictures),
+        faithfulness=faithfulness,
         failures=tuple(failures),
         prediction=prediction,
         finished=finished,
     )
+
+
+_NOT_SCALED = "map {} did not come scaled: ask for it with normalisation or upsampling"
+_NOT_MEASURED = "the faithfulness of map {} was not measured: ask for it with faithfulness=True"
 
 
 def _put(captures: Captures[Value], event: Activation | Statistics) -> None:
@@ -187,9 +233,9 @@ def _put(captures: Captures[Value], event: Activation | Statistics) -> None:
         _nested(captures, event.layer).setdefault(event.path, value)
 
 
-def _note(captures: dict[str, Captures[Value]], cams: Cams, event: Failure) -> None:
+def _note(captures: dict[str, Captures[Value]], lost: dict[Place, Failure], event: Failure) -> None:
     if event.cam is not None:
-        cams.failures[event.cam] = event
+        lost[event.cam, event.rank] = event
     elif event.layer is not None and event.kind in captures:
         if event.path == "":
             captures[event.kind].failures[event.layer] = event

@@ -1,34 +1,70 @@
 """What a caller asks as the messages that ask it: pure functions."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from itertools import chain
-from typing import Literal, TypedDict, TypeVar
+from typing import Literal, TypeAlias, TypedDict
+
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from cutaway._inputs import Inputs, Layout, input_messages
+from cutaway._words import names
 from cutaway.v1 import introspect_pb2, predict_pb2
 
-N = TypeVar("N")
+Numbers: TypeAlias = int | Sequence[int] | None
+"""One for all, one for each, or none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cam:
-    """A class activation map to ask for.
+    """A class activation map, or an attribution of the input, to ask for.
 
     Args:
         method: one of the model's `introspection.cam_methods`, such as "cam" or "grad-cam".
-        layer: exact name of the target layer; None for the last one with a plane (N, C, H, W).
+        layer: exact name of the target layer, or of several, whose maps are fused; None for the last one before the end of
+            the network's space. Not for methods that explain at the input.
         class_index: which class to explain, one for all samples or one for each; None for the predicted class of each.
         relu: whether negative values become 0; None for what the method's paper does.
+        top_k: the best classes of each sample instead: so many maps, best first.
+        against: explains what speaks for class_index and against this class, one for all samples or one for each.
+        score: which score is explained: the model's own, such as a logit, or the class's probability. None for the former.
+        channels: how the parts that channels add become a map; "each" keeps them apart. None for what the method's paper does.
+        augment: the mean over six variants of the input: mirrored or not, three brightnesses.
+        steps: of the path of "integrated-gradients", or noisy inputs of "smooth-grad"; 0 for the method's own.
+        window: edge of the window of "occlusion" in pixels, one for all axes or one for each; None for an eighth of each.
+        stride: by how many pixels it moves, likewise; None for half the window.
+        fusion: how the maps of several layers become one; None for their mean.
+        normalisation: has the map once more with its numbers scaled, for each sample: "min-max" to 0 … 1, "max" by the
+            largest absolute value.
+        upsampling: has the map once more at the size of the network's input; after the normalisation, where both are given.
+        pictures: has PNG files drawn on the server: of the map by itself, or on the picture as it was sent.
+        faithfulness: measures whether the map can be believed; a number says how many points its curves have.
     """
 
     method: str
-    layer: str | None = None
+    layer: str | Sequence[str] | None = None
     class_index: int | Sequence[int] | None = None
     relu: bool | None = None
+    _: KW_ONLY
+    top_k: int | None = None
+    against: int | Sequence[int] | None = None
+    score: Literal["model", "probability"] | None = None
+    channels: Literal["sum", "principal", "largest", "each"] | None = None
+    augment: bool = False
+    steps: int = 0
+    window: int | Sequence[int] | None = None
+    stride: int | Sequence[int] | None = None
+    fusion: Literal["mean", "max", "product"] | None = None
+    normalisation: Literal["min-max", "max"] | None = None
+    upsampling: Literal["bilinear", "nearest"] | None = None
+    pictures: Sequence[Literal["heat-map", "overlay"]] = ()
+    faithfulness: bool | int = False
+
+    def __repr__(self) -> str:
+        return _brief(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Capture:
     """A layer to look at, and what becomes of its tensor before it travels.
 
@@ -44,6 +80,7 @@ class Capture:
         size: what pool leaves of each axis in space: one number for all, or one for each; None for 1.
         precision: "float16", or "affine8": a byte an element with a scale and a zero point for each sample.
         class_index: for a gradient, of which class's score, one for all samples or one for each; None for the predicted class.
+        against: for a gradient, of class_index's score less that of this class, one for all samples or one for each.
     """
 
     layer: str
@@ -55,6 +92,16 @@ class Capture:
     size: int | Sequence[int] | None = None
     precision: Literal["float16", "affine8"] | None = None
     class_index: int | Sequence[int] | None = None
+    against: int | Sequence[int] | None = None
+
+    def __repr__(self) -> str:
+        return _brief(self)
+
+
+def _brief(asked: Cam | Capture) -> str:
+    """Only what was set."""
+    given = ((field.name, getattr(asked, field.name)) for field in fields(asked) if getattr(asked, field.name) != field.default)
+    return f"{type(asked).__name__}({', '.join(f'{name}={value!r}' for name, value in given)})"
 
 
 class Look(TypedDict, total=False):
@@ -73,18 +120,11 @@ class Look(TypedDict, total=False):
     without_prediction: bool
     """Waives the prediction; the forward pass may then stop after the last layer wanted."""
     seed: int | None
-    """For methods in which chance plays."""
+    """For maps in which chance plays; None for one that the server draws, which `Started` tells."""
     version: str
     """Of the model; empty for the default one."""
     layout: Layout | None
     """What the axes of uint8 pixels are: "NHWC", "NCHW" or "NHW"; inferred where there is no doubt."""
-
-
-_PRECISIONS: dict[str, introspect_pb2.Precision] = {
-    "float16": introspect_pb2.PRECISION_FLOAT16,
-    "affine8": introspect_pb2.PRECISION_AFFINE8,
-}
-_POOLS: dict[str, introspect_pb2.PoolMethod] = {"mean": introspect_pb2.POOL_METHOD_MEAN, "max": introspect_pb2.POOL_METHOD_MAX}
 
 
 def predict_request(
@@ -111,7 +151,7 @@ def introspect_request(
     layout: Layout | None = None,
     plan_only: bool = False,
 ) -> introspect_pb2.IntrospectRequest:
-    """Asks to look inside. Raises as input_messages does, and ValueError for a Capture that contradicts itself."""
+    """Asks to look inside. Raises as input_messages does, and ValueError for a Capture or Cam that contradicts itself."""
     return introspect_pb2.IntrospectRequest(
         model=model,
         version=version,
@@ -136,11 +176,12 @@ def _captures(keyword: str, layers: Sequence[str | Capture], kind: introspect_pb
 
 
 def _capture(capture: Capture, kind: introspect_pb2.CaptureKind) -> introspect_pb2.Capture:
-    message = introspect_pb2.Capture(layer=capture.layer, kind=kind)
-    if capture.class_index is not None:
-        message.target.CopyFrom(_target(capture.class_index))
-    if capture.precision is not None:
-        message.precision = _choice("precision", capture.precision, _PRECISIONS)
+    message = introspect_pb2.Capture(
+        layer=capture.layer,
+        kind=kind,
+        target=_target(capture.class_index, capture.against),
+        precision=_choice("precision", introspect_pb2.Precision, capture.precision),
+    )
     shrinks = [shrink for shrink in (_statistics(capture), _pool(capture), _channels(capture), _top_channels(capture)) if shrink]
     if len(shrinks) > 1:
         raise ValueError(f"layer {capture.layer!r}: only one of statistics, pool, channels and top_channels goes at a time")
@@ -161,9 +202,8 @@ def _pool(capture: Capture) -> introspect_pb2.Capture | None:
         if capture.size is not None:
             raise ValueError(f"layer {capture.layer!r}: size goes with pool")
         return None
-    sizes = capture.size if isinstance(capture.size, Iterable) else [1 if capture.size is None else capture.size]
-    method = _choice("pool", capture.pool, _POOLS)
-    return introspect_pb2.Capture(pool=introspect_pb2.Pool(method=method, size=[_not_negative("size", size) for size in sizes]))
+    method = _choice("pool", introspect_pb2.PoolMethod, capture.pool)
+    return introspect_pb2.Capture(pool=introspect_pb2.Pool(method=method, size=_sizes("size", capture.size)))
 
 
 def _top_channels(capture: Capture) -> introspect_pb2.Capture | None:
@@ -190,22 +230,76 @@ def _channel_range(channels: slice) -> introspect_pb2.ChannelRange:
 
 
 def _cam(cam: Cam) -> introspect_pb2.Cam:
-    message = introspect_pb2.Cam(method=cam.method, layer=cam.layer or "")
-    if cam.class_index is not None:
-        message.target.CopyFrom(_target(cam.class_index))
+    return introspect_pb2.Cam(
+        method=cam.method,
+        layers=[cam.layer] if isinstance(cam.layer, str) else cam.layer,
+        target=_target(cam.class_index, cam.against, cam.top_k),
+        settings=_settings(cam),
+        fusion=_choice("fusion", introspect_pb2.Fusion, cam.fusion),
+        scaling=_scaling(cam),
+        pictures=[_choice("pictures", introspect_pb2.CamPicture, picture) for picture in cam.pictures],
+        faithfulness=_faithfulness(cam),
+    )
+
+
+def _settings(cam: Cam) -> introspect_pb2.CamSettings:
+    settings = introspect_pb2.CamSettings(
+        score=_choice("score", introspect_pb2.Score, cam.score),
+        join=_choice("channels", introspect_pb2.ChannelJoin, cam.channels),
+        augment=cam.augment,
+        steps=_not_negative("steps", cam.steps),
+        window=_sizes("window", cam.window),
+        stride=_sizes("stride", cam.stride),
+    )
     if cam.relu is not None:
-        message.settings.relu = cam.relu
-    return message
+        settings.relu = cam.relu
+    return settings
 
 
-def _target(class_index: int | Sequence[int]) -> introspect_pb2.Target:
-    indices = class_index if isinstance(class_index, Iterable) else [class_index]
-    return introspect_pb2.Target(classes=introspect_pb2.ClassIndices(indices=indices))
+def _scaling(cam: Cam) -> introspect_pb2.Scaling | None:
+    if cam.normalisation is None and cam.upsampling is None:
+        return None
+    return introspect_pb2.Scaling(
+        normalisation=_choice("normalisation", introspect_pb2.Normalisation, cam.normalisation),
+        upsampling=_choice("upsampling", introspect_pb2.Upsampling, cam.upsampling),
+    )
 
 
-def _choice(name: str, word: str, choices: Mapping[str, N]) -> N:
+def _faithfulness(cam: Cam) -> introspect_pb2.FaithfulnessSettings | None:
+    if cam.faithfulness is False:
+        return None
+    steps = 0 if cam.faithfulness is True else _not_negative("faithfulness", cam.faithfulness)
+    return introspect_pb2.FaithfulnessSettings(steps=steps)
+
+
+def _target(class_index: Numbers, against: Numbers, top_k: int | None = None) -> introspect_pb2.Target | None:
+    """Of which score; None for the predicted class's."""
+    if top_k is not None and (class_index is not None or against is not None):
+        raise ValueError("top_k asks for the best classes: it goes without class_index and against")
+    if against is not None and class_index is None:
+        raise ValueError("against goes with class_index: the class that it is to be set apart from")
+    if top_k is not None:
+        return introspect_pb2.Target(top_k=introspect_pb2.TopK(k=_not_negative("top_k", top_k)))
+    if against is not None:
+        return introspect_pb2.Target(contrast=introspect_pb2.Contrast(indices=_each(class_index), against=_each(against)))
+    if class_index is not None:
+        return introspect_pb2.Target(classes=introspect_pb2.ClassIndices(indices=_each(class_index)))
+    return None
+
+
+def _each(numbers: Numbers) -> Sequence[int]:
+    return () if numbers is None else numbers if isinstance(numbers, Iterable) else (numbers,)
+
+
+def _sizes(name: str, numbers: Numbers) -> list[int]:
+    return [_not_negative(name, number) for number in _each(numbers)]
+
+
+def _choice(name: str, enum: EnumTypeWrapper, word: str | None) -> str:
+    """The enum's name for a word; None leaves it to the server."""
+    choices = names(enum)
     if word not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {word!r}")
+        raise ValueError(f"{name} must be one of {', '.join(repr(choice) for choice in choices if choice)}, not {word!r}")
     return choices[word]
 
 

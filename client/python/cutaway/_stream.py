@@ -6,7 +6,7 @@ import numpy as np
 
 from cutaway import _answers
 from cutaway._errors import BrokenAnswer
-from cutaway._events import CamMap, Event, Prediction, Progress, Started
+from cutaway._events import Event, Prediction, Progress, Started
 from cutaway._tensors import Array, byte_count, decode
 from cutaway._words import word
 from cutaway.v1 import introspect_pb2, model_pb2, tensor_pb2
@@ -14,20 +14,35 @@ from cutaway.v1 import introspect_pb2, model_pb2, tensor_pb2
 
 @dataclass
 class _Item:
-    """One capture, scores or map whose chunks still come. The buffer grows with what came, not to what was claimed."""
+    """One capture, scores, map or picture whose chunks still come. The buffer grows with what came, not to what was claimed."""
 
     header: introspect_pb2.ChunkHeader
     data: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        if self.header.encoding not in (introspect_pb2.ENCODING_RAW, introspect_pb2.ENCODING_AFFINE8):
-            raise BrokenAnswer(f"an item came in encoding {self.header.encoding}, which this client does not know")
+        match self.header.encoding:
+            case introspect_pb2.ENCODING_RAW | introspect_pb2.ENCODING_AFFINE8:
+                self._check_tensor()
+            case introspect_pb2.ENCODING_PNG:
+                self._check_file()
+            case unknown:
+                raise BrokenAnswer(f"an item came in encoding {unknown}, which this client does not know")
+
+    def _check_tensor(self) -> None:
         expected = byte_count(self._wire_dtype, self.header.shape)
         if self.header.total_bytes != expected:
             raise BrokenAnswer(
                 f"a tensor of shape {tuple(self.header.shape)} was announced with {self.header.total_bytes} bytes"
                 f" instead of {expected}"
             )
+
+    def _check_file(self) -> None:
+        if not self.header.HasField("cam"):
+            raise BrokenAnswer(f"{self.header.WhichOneof('subject')} came as a PNG file")
+        if self.header.dtype or self.header.shape:
+            raise BrokenAnswer("a PNG file was announced with the data type or the shape of a tensor")
+        if self.header.total_bytes < 1:
+            raise BrokenAnswer(f"a PNG file was announced with {self.header.total_bytes} bytes")
 
     def add(self, offset: int, data: bytes) -> None:
         if offset != len(self.data):
@@ -39,6 +54,10 @@ class _Item:
     @property
     def complete(self) -> bool:
         return len(self.data) == self.header.total_bytes
+
+    @property
+    def is_file(self) -> bool:
+        return self.header.encoding == introspect_pb2.ENCODING_PNG
 
     def array(self) -> Array:
         array = decode(self._wire_dtype, self.header.shape, self.data)
@@ -83,6 +102,8 @@ class Assembler:
                 return Progress(response.progress.what, response.progress.done, response.progress.total)
             case "item_failed":
                 return _answers.failure(response.item_failed)
+            case "faithfulness":
+                return _answers.faithfulness(response.faithfulness)
             case "finished":
                 self._must_be_complete()
                 self._finished = True
@@ -120,8 +141,10 @@ class Assembler:
         match item.header.WhichOneof("subject"):
             case "capture":
                 return _answers.captured(item.header.capture, item.array())
+            case "cam" if item.is_file:
+                return _answers.cam_picture(item.header.cam, bytes(item.data))
             case "cam":
-                return _cam_map(item.header.cam, item.array())
+                return _answers.cam_map(item.header.cam, item.array())
             case _:
                 return self._scored(number, item)
 
@@ -153,18 +176,3 @@ def from_affine8(array: Array, affine8: introspect_pb2.Affine8) -> Array:
     shape = (count, *[1] * (array.ndim - 1)) if array.ndim else ()
     scales = np.array(affine8.scales, np.float32).reshape(shape)
     return scales * (array.astype(np.float32) - np.array(affine8.zero_points, np.float32).reshape(shape))
-
-
-def _cam_map(header: introspect_pb2.CamHeader, array: Array) -> CamMap:
-    if array.ndim != 3:
-        raise BrokenAnswer(f"a class activation map came with the shape {array.shape} instead of (N, h, w)")
-    return CamMap(
-        cam=header.cam,
-        method=header.method,
-        layer=header.layer,
-        classes=tuple(header.classes),
-        relu=header.settings.relu,
-        score=word(introspect_pb2.Score, header.settings.score),
-        placement=_answers.placement(header),
-        map=array,
-    )

@@ -4,7 +4,9 @@ One language of colour throughout: black is 0, what glows is above it, what is b
 from perceptually uniform maps: twice the step in the value looks like twice the step in the colour.
 """
 
+import io
 import math
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
@@ -50,8 +52,8 @@ def _table() -> Pixels:
 def colours(values: Array, extent: float) -> Pixels:
     """Values of any shape as colours, [..., 3]: from -extent over 0, which is black, to extent."""
     finite = np.isfinite(values)
-    share = np.where(finite, values, 0).astype(np.float64) / (extent or 1.0)
-    painted: Pixels = _table()[255 + (share.clip(-1, 1) * 255).round().astype(int)]
+    share = np.divide(values, extent or 1.0, out=np.zeros(values.shape, np.float32), where=finite)
+    painted: Pixels = _table()[(share.clip(-1, 1) * 255 + 255.5).astype(np.uint16)]
     painted[~finite] = NOT_FINITE
     return painted
 
@@ -153,7 +155,7 @@ def bars(values: Array) -> Image.Image:
 class Heat(NamedTuple):
     """A map spread over a photograph."""
 
-    values: NDArray[np.float64]
+    values: NDArray[np.float32]
     """[H, W], bilinear between the centres of the cells."""
     inside: NDArray[np.bool_]
     """[H, W]: where the map lies; the rest was cropped away before the network saw it."""
@@ -163,8 +165,8 @@ def spread(values: Array, placement: Affine, width: int, height: int, zoom: floa
     """A map [h, w] where the placement says on a photograph of width x height pixels, enlarged by zoom."""
     x, x_inside = _map_coordinates(round(width * zoom), zoom, placement.scale_x, placement.offset_x, values.shape[1])
     y, y_inside = _map_coordinates(round(height * zoom), zoom, placement.scale_y, placement.offset_y, values.shape[0])
-    rows = _between(values.astype(np.float64), y)
-    return Heat(_between(rows.T, x).T, y_inside[:, None] & x_inside[None, :])
+    rows = np.ascontiguousarray(_between(values.astype(np.float32).T, x).T)  # a map's few rows first
+    return Heat(_between(rows, y), y_inside[:, None] & x_inside[None, :])
 
 
 def _map_coordinates(
@@ -175,12 +177,14 @@ def _map_coordinates(
     return (position - 0.5).clip(0, cells - 1), (position >= 0) & (position < cells)
 
 
-def _between(values: NDArray[np.float64], position: NDArray[np.float64]) -> NDArray[np.float64]:
+def _between(values: NDArray[np.float32], position: NDArray[np.float64]) -> NDArray[np.float32]:
     """Rows of values at fractional positions along the first axis."""
     first = np.floor(position).astype(int)
     second = np.minimum(first + 1, len(values) - 1)
     weight = (position - first)[:, None]
-    mixed: NDArray[np.float64] = values[first] * (1 - weight) + values[second] * weight
+    with np.errstate(invalid="ignore"):  # infinity with a weight of 0 is no number, and is drawn as one that is not finite
+        mixed: NDArray[np.float32] = values[first] * (1 - weight).astype(np.float32)
+        mixed += values[second] * weight.astype(np.float32)
     return mixed
 
 
@@ -192,20 +196,32 @@ def overlay(photograph: Image.Image, values: Array, placement: Affine, smallest:
     it is enlarged.
     """
     zoom = max(1, math.ceil(smallest / max(photograph.size)))
-    heat = spread(values, placement, *photograph.size, zoom=zoom)
-    ground = np.asarray(enlarged(rgb(photograph), zoom), dtype=np.float64)
+    ground = enlarged(rgb(photograph), zoom)
     top = max(value_span(values)[1], 0.0) or 1.0
-    warmth = np.where(heat.inside, np.nan_to_num(heat.values).clip(0, top) / top, 0)
-    alpha = 0.8 * warmth[..., None] ** 0.7
-    glow = colours((warmth + 0.5) / 1.5, 1)  # not from black, which would dim what is hardly warm
-    mixed = ground * (1 - alpha) + glow * alpha
-    mixed[~heat.inside] *= 0.35
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    warmth = spread(np.nan_to_num(values / top, posinf=1, neginf=0), placement, *photograph.size, zoom=zoom)
+    level = (warmth.values.clip(0, 1) * (_LEVELS - 1) + 0.5).astype(np.uint16)
+    glow = Image.fromarray(_glow()[level].view(np.uint8).reshape(*level.shape, 4))
+    unseen = ground.point([round(0.35 * value) for value in range(256)] * 3)
+    ground.paste(glow, None, glow)
+    return Image.composite(ground, unseen, Image.fromarray(warmth.inside))
 
 
-def heat_map(values: Array) -> Image.Image:
-    """A map [h, w] by itself, for an input that is no photograph."""
-    return grid(values[None])
+_LEVELS = 4096  # of warmth: with the 256 of a byte the edge of a glow would be a step
+
+
+@lru_cache
+def _glow() -> NDArray[np.uint32]:
+    """For each level of warmth its colour and how much of it covers a photograph, as the four bytes RGBA of a pixel."""
+    warmth = np.linspace(0, 1, _LEVELS)
+    colour = colours((warmth + 0.5) / 1.5, 1)  # not from black, which would dim what is hardly warm
+    cover = (255 * 0.8 * warmth**0.7).round().astype(np.uint8)
+    return np.column_stack([colour, cover]).view(np.uint32)[:, 0]
+
+
+def heat(values: Array, width: int, height: int) -> Image.Image:
+    """A map [h, w] by itself, of width x height pixels, bilinear between the centres of its cells."""
+    whole = Affine(width / values.shape[1], height / values.shape[0], 0, 0)
+    return Image.fromarray(colours(spread(values, whole, width, height).values, extent_of(values)))
 
 
 def rgb(photograph: Image.Image) -> Image.Image:
@@ -213,6 +229,13 @@ def rgb(photograph: Image.Image) -> Image.Image:
     if photograph.mode.startswith("I"):
         photograph = Image.fromarray((np.asarray(photograph).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     return photograph.convert("RGB")
+
+
+def png(image: Image.Image) -> bytes:
+    """A picture as a PNG file in RGB, compressed little and fast: it is made to be sent at once."""
+    file = io.BytesIO()
+    rgb(image).save(file, "PNG", compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+    return file.getvalue()
 
 
 # --- sheets ---

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from torch import Tensor
@@ -11,6 +11,10 @@ from torch import Tensor
 from cutaway_server.errors import DeadlinePassed, ReaderStalled, Refusal
 from cutaway_server.introspection.events import Event, Finished, Piece
 from cutaway_server.introspection.plan import Plan
+from cutaway_server.introspection.plan_cams import Picture
+from cutaway_server.models.preprocessing import Placement
+
+Draw = Callable[[Picture, Tensor, tuple[Placement, ...], int, tuple[int, ...]], bytes]
 
 
 class Call:
@@ -22,6 +26,8 @@ class Call:
         deadline: on the monotonic clock, in seconds.
         stall_s: how long the reader may stand still while the forward pass waits for it.
         plan_seconds: what making the plan took.
+        draw: makes a PNG file of one sample's map: which picture, the map [h, w], where it lies (none or one), which sample, and
+            the size of the network's input.
     Attributes:
         last_layer: the last layer that has run, among those followed; empty before the first.
         mirror_seconds: what building a mirror for it took, where one was missing.
@@ -38,6 +44,7 @@ class Call:
         deadline: float,
         stall_s: float,
         plan_seconds: float = 0.0,
+        draw: Draw,
     ) -> None:
         self.plan = plan
         self.arguments = arguments
@@ -45,6 +52,7 @@ class Call:
         self.arrived = time.monotonic()
         self.deadline = deadline
         self.plan_seconds = plan_seconds
+        self.draw = draw
         self.last_layer = ""
         self.mirror_seconds = 0.0
         self.whole_pass = False

@@ -1,12 +1,16 @@
 """What an introspection hands to its sender, in the order in which it happens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Self
 
 import torch
 
 from cutaway_server.errors import Refusal
-from cutaway_server.introspection.plan import CaptureKind, Plan, PlannedCam, PlannedCapture
+from cutaway_server.introspection.faithfulness import Measures
+from cutaway_server.introspection.nothing import Note
+from cutaway_server.introspection.plan import CaptureKind, Plan, PlannedCapture
+from cutaway_server.introspection.plan_cams import PlannedCam
 from cutaway_server.introspection.reduce import Affine8, Shrink
 from cutaway_server.models.preprocessing import Placement
 from cutaway_server.models.scores import ScoredClass
@@ -40,21 +44,45 @@ class ScoresSubject:
     """Marks an item as the scores of the prediction."""
 
 
+class CamForm(Enum):
+    """Which form of a map an item is."""
+
+    RAW = "raw"
+    SCALED = "scaled"
+    HEAT_MAP = "heat map"
+    OVERLAY = "overlay"
+
+
 @dataclass(frozen=True)
 class CamSubject:
-    """Marks an item as a map: of which classes, one a sample, and where it lies on the photographs, if there are any."""
+    """Marks an item as a map, or as one sample's picture of it.
+
+    Attributes:
+        classes, against: one a sample; `against` is empty for a score that nothing is taken off.
+        placements: where the raw map lies on the photographs, if there are any.
+        sample: of a picture.
+        notes: on the raw map alone.
+    """
 
     cam: PlannedCam
     classes: tuple[int, ...]
+    against: tuple[int, ...]
     placements: tuple[Placement, ...]
+    notes: tuple[Note, ...]
+    form: CamForm = CamForm.RAW
+    sample: int = 0
+
+    def as_form(self, form: CamForm, sample: int = 0) -> Self:
+        """Another form of the same map."""
+        return replace(self, form=form, sample=sample, notes=())
 
 
 @dataclass(frozen=True)
 class Header:
-    """What an item is. The dtype is that of the elements meant; with affine8 each travels as one byte."""
+    """What an item is. The dtype is that of the elements meant; with affine8 each travels as one byte. A file has none."""
 
     subject: CaptureSubject | ScoresSubject | CamSubject
-    dtype: torch.dtype
+    dtype: torch.dtype | None
     shape: tuple[int, ...]
     total_bytes: int
     affine8: Affine8 | None = None
@@ -87,10 +115,37 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Failed:
-    """One item, a capture or the CAM of this index, will not come."""
+    """One item will not come."""
 
-    subject: CaptureSubject | int
+    subject: CaptureSubject | PlannedCam
     why: Refusal
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many runs of the network on one sample are done, of how many."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Measures of a map, and of the random one that it should beat."""
+
+    cam: PlannedCam
+    measures: Measures
+    random: Measures
+
+
+@dataclass(frozen=True)
+class CamCost:
+    """What a map cost beyond what it shared, in seconds: "cam", "faithfulness", "pictures"."""
+
+    cam: int
+    rank: int
+    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -110,12 +165,13 @@ class Finished:
 
     stages: dict[str, float]
     layers: list[LayerCost]
+    cams: list[CamCost]
     bytes_sent: int
     last_layer: str
 
 
-NOTHING_RAN = Finished({}, [], 0, "")
+NOTHING_RAN = Finished({}, [], [], 0, "")
 
-Event = Started | Piece | Predicted | Failed | Finished
+Event = Started | Piece | Predicted | Progress | Judged | Failed | Finished
 
 PIECE_BYTES = 1 << 20  # measured: larger ones stream no faster, and any client's default limit of 4 MiB takes them

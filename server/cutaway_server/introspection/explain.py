@@ -1,53 +1,57 @@
 """Gradients and maps, after the forward pass."""
 
+import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-import torch
-from torch import Tensor, nn
+import structlog
+from torch import Tensor
 
-from cutaway_server.errors import NotHookable
+from cutaway_server.errors import CamNotPossible, NetworkFailed, NotHookable, Refusal
+from cutaway_server.introspection import faithfulness
 from cutaway_server.introspection.call import Call
-from cutaway_server.introspection.cam import Needs
-from cutaway_server.introspection.cam.cam import cam
-from cutaway_server.introspection.cam.grad_cam import grad_cam
-from cutaway_server.introspection.events import CamSubject, CaptureSubject, Failed
-from cutaway_server.introspection.plan import CaptureKind, PlannedCam, PlannedCapture, Target
+from cutaway_server.introspection.events import CamCost, CamForm, CamSubject, CaptureSubject, Failed, Judged
+from cutaway_server.introspection.faithfulness import Measures
+from cutaway_server.introspection.look import NO_WAY, Look, NoGradient
+from cutaway_server.introspection.maps import DidNotRun, MapMaker
+from cutaway_server.introspection.nothing import notes
+from cutaway_server.introspection.plan import CaptureKind, PlannedCapture
+from cutaway_server.introspection.plan_cams import Picture, PlannedCam
+from cutaway_server.introspection.reruns import Bench, MapRuns
 from cutaway_server.introspection.sender import Sender
+from cutaway_server.metrics import Metrics
 from cutaway_server.models.layer_table import Layer
+from cutaway_server.models.mirror import Mirror
 from cutaway_server.models.preprocessing import Placement
-from cutaway_server.models.scores import probabilities
 
-_NO_WAY = "nothing that PyTorch can differentiate leads from it to the score"
+log = structlog.get_logger()
+_FORMS = {Picture.HEAT_MAP: CamForm.HEAT_MAP, Picture.OVERLAY: CamForm.OVERLAY}
 
 
 class Explanations:
-    """One backward pass for each score, from the layers held on.
+    """Sends the gradients and maps of one call.
 
     Args:
-        held: what gradients are taken of, by layer and path.
-        scores: the network's.
-        network: the mirror's, for the weights of its head.
+        look: the pass that all share.
         stages: where the seconds spent are added.
+    Attributes:
+        costs: of the maps, in the order in which they came.
     """
 
     def __init__(
-        self,
-        call: Call,
-        sender: Sender,
-        *,
-        held: dict[str, dict[str, Tensor]],
-        scores: Tensor,
-        network: nn.Module,
-        stages: dict[str, float],
+        self, call: Call, sender: Sender, look: Look, *, mirror: Mirror, batch: int, stages: dict[str, float], metrics: Metrics
     ) -> None:
+        self.costs: list[CamCost] = []
         self._call = call
         self._plan = call.plan
         self._sender = sender
-        self._held = held
-        self._scores = scores
-        self._network = network
+        self._look = look
+        self._bench = Bench(call, mirror, batch)
+        self._maker = MapMaker(self._bench, mirror.network, call.plan.model.gap_head, call.plan.seed)
         self._stages = stages
-        self._gradients: dict[Target, dict[tuple[str, str], Tensor | str]] = {}
+        self._cam_seconds = metrics.cam_seconds
+        self._reruns = metrics.reruns.labels(call.plan.model.name)
 
     def send(self) -> None:
         """Sends first the gradients, then the maps; what cannot be made fails alone."""
@@ -56,100 +60,127 @@ class Explanations:
                 self._send_gradient(capture)
         for planned in self._plan.cams:
             self._call.check()
-            self._send_cam(planned)
+            try:
+                self._send_cam(planned)
+            finally:
+                self._reruns.inc(self._bench.runs)
+                self._bench.runs = 0
+        if self._look.seconds:
+            self._stages["gradient"] = self._look.seconds
 
     def _send_gradient(self, capture: PlannedCapture) -> None:
         self._call.check()
         layer = capture.layer
         field = f"captures[{capture.index}]"
-        if layer.name not in self._held:
-            self._call.put(Failed(CaptureSubject.of(capture), NotHookable(field, layer.name, _NO_WAY)))
-        for path in self._held.get(layer.name, {}):
+        if layer.name not in self._look.held:
+            self._call.put(Failed(CaptureSubject.of(capture), NotHookable(field, layer.name, NO_WAY)))
+        for path in self._look.held.get(layer.name, {}):
             subject = CaptureSubject.of(capture, path)
-            gradient = self._gradient(capture.target, layer.name, path)
-            if isinstance(gradient, str):
-                self._call.put(Failed(subject, NotHookable(field, layer.name, gradient)))
+            try:
+                gradient = self._look.gradient(capture.target, layer.name, path)
+            except NoGradient as error:
+                self._call.put(Failed(subject, NotHookable(field, layer.name, str(error))))
             else:
                 self._sender.capture(subject, gradient, capture.reduction, None)
 
     def _send_cam(self, planned: PlannedCam) -> None:
-        field, layer = f"cams[{planned.index}]", planned.layer.name
-        activation = self._held.get(layer, {}).get("")
-        if activation is None:
-            self._call.put(Failed(planned.index, NotHookable(field, layer, "it did not run for this input")))
-            return
-        classes = self._classes(planned.target)
-        if planned.method.needs is Needs.HEAD:
-            began = time.monotonic()
-            plane = cam(activation.detach().float(), self._head_rows(classes))
-        else:
-            gradient = self._gradient(planned.target, layer, "")
-            if isinstance(gradient, str):
-                self._call.put(Failed(planned.index, NotHookable(field, layer, gradient)))
-                return
-            began = time.monotonic()
-            plane = grad_cam(activation.detach().float(), gradient.float())
-        plane = plane.relu() if planned.relu else plane
-        self._stages["cam"] = self._stages.get("cam", 0.0) + time.monotonic() - began
-        placements = tuple(self._placed(place, planned.layer, plane) for place in self._plan.placements)
-        self._sender.send(CamSubject(planned, tuple(classes.tolist()), placements), plane)
+        self._bench.begin(planned.method.name, planned.passes.forward * self._plan.batch)
+        clock, gradients = _Clock(), self._look.seconds
+        try:
+            with clock.stage("cam"):
+                plane = self._maker.plane(planned, self._look)
+            self._send_map(planned, plane, clock)
+            if planned.points:
+                with clock.stage("faithfulness"):
+                    judged = self._judge(planned, plane)
+                self._call.put(judged)
+        except Refusal:
+            raise
+        except (NoGradient, DidNotRun) as error:
+            self._call.put(Failed(planned, _not_possible(planned, str(error))))
+        except Exception as error:  # whatever a stranger's network raises at inputs that are made here
+            log.warning("a map failed", method=planned.method.name, exc_info=error)
+            self._call.put(Failed(planned, NetworkFailed(self._plan.model.name)))
+        self._stages["cam"] = self._stages.get("cam", 0.0) - (self._look.seconds - gradients)  # which have a stage of their own
+        for stage, seconds in clock.seconds.items():
+            self._stages[stage] = self._stages.get(stage, 0.0) + seconds
+        self._cam_seconds.labels(self._plan.model.name, planned.method.name).observe(clock.seconds.get("cam", 0.0))
+        self.costs.append(CamCost(planned.index, planned.target.rank, clock.seconds))
 
-    def _placed(self, picture: Placement, layer: Layer, plane: Tensor) -> Placement:
-        """Where the map lies on the photograph: from its cells to the network's input, and from there on as the input lies."""
-        rows, columns = plane.shape[1:]
-        height, width = self._call.arguments[0].shape[2:]
-        row, column = layer.stride or (height / rows, width / columns)
-        return Placement(
-            scale_x=picture.scale_x * column,
-            scale_y=picture.scale_y * row,
-            offset_x=picture.offset_x + picture.scale_x * (width - column * columns) / 2,
-            offset_y=picture.offset_y + picture.scale_y * (height - row * rows) / 2,
+    def _send_map(self, planned: PlannedCam, plane: Tensor, clock: "_Clock") -> None:
+        """The raw map, then the other forms that were asked for."""
+        subject = self._subject(planned, plane)
+        self._sender.send(subject, plane)
+        size = self._look.x.shape[2:]
+        if planned.scaling:
+            self._sender.send(subject.as_form(CamForm.SCALED), planned.scaling.of(plane, size))
+        for picture in planned.pictures:
+            for sample, values in enumerate(plane):
+                with clock.stage("pictures"):
+                    file = self._call.draw(picture, values, subject.placements[sample : sample + 1], sample, tuple(size))
+                self._sender.send_file(subject.as_form(_FORMS[picture], sample), file)
+
+    def _subject(self, planned: PlannedCam, plane: Tensor) -> CamSubject:
+        question = self._look.question(planned.target)
+        return CamSubject(
+            planned,
+            classes=tuple(question.classes.tolist()),
+            against=() if question.against is None else tuple(question.against.tolist()),
+            placements=self._placements(planned.layers, plane),
+            notes=notes(planned, self._look, plane),
         )
 
-    def _classes(self, target: Target) -> Tensor:
-        """[N] int64: each sample's class."""
-        if not target.classes:
-            return self._scores.argmax(dim=1)
-        return torch.tensor(target.classes, device=self._scores.device).expand(len(self._scores))
+    def _placements(self, layers: Sequence[Layer], plane: Tensor) -> tuple[Placement, ...]:
+        """Where the maps lie on the photographs: from a map's cells to the network's input, and from there on as the input lies."""
+        rows, columns = plane.shape[-2:]
+        height, width = self._look.x.shape[-2:]
+        largest = max(layers, key=lambda layer: math.prod(layer.outputs[0].shape[2:]), default=None)
+        row, column = (largest and largest.stride) or (height / rows, width / columns)
+        return tuple(
+            Placement(
+                scale_x=picture.scale_x * column,
+                scale_y=picture.scale_y * row,
+                offset_x=picture.offset_x + picture.scale_x * (width - column * columns) / 2,
+                offset_y=picture.offset_y + picture.scale_y * (height - row * rows) / 2,
+            )
+            for picture in self._plan.placements
+        )
 
-    def _head_rows(self, classes: Tensor) -> Tensor:
-        head = self._plan.model.gap_head
-        assert head is not None
-        linear = self._network.get_submodule(head.linear)
-        assert isinstance(linear, nn.Linear)
-        return linear.weight.detach().float()[classes]
+    def _judge(self, planned: PlannedCam, plane: Tensor) -> Judged:
+        """Measures of the map and of the random one, of the probability of the class."""
+        random = self._maker.random_plane(planned, self._look)
+        return Judged(planned, self._measures(planned, plane, real=True), self._measures(planned, random, real=False))
 
-    def _gradient(self, target: Target, layer: str, path: str) -> Tensor | str:
-        """D score / d what is held there, or why there is none."""
-        if target not in self._gradients:
-            began = time.monotonic()
-            self._gradients[target] = self._backward(target)
-            self._stages["gradient"] = self._stages.get("gradient", 0.0) + time.monotonic() - began
-        return self._gradients[target][layer, path]
+    def _measures(self, planned: PlannedCam, plane: Tensor, *, real: bool) -> Measures:
+        look, draw = self._look, self._maker.draw()
+        chance = look.question(planned.target).as_probability()
+        runs = MapRuns(self._bench, look, chance, None, planned.options, draw)
+        measured = faithfulness.measure(plane, runs, planned.points)
 
-    def _backward(self, target: Target) -> dict[tuple[str, str], Tensor | str]:
-        leaves = {(layer, path): tensor for layer, paths in self._held.items() for path, tensor in paths.items()}
-        if not self._scores.requires_grad:
-            return dict.fromkeys(leaves, _NO_WAY)
-        with torch.enable_grad():
-            scores = probabilities(self._scores, self._plan.model.scores_kind) if target.probability else self._scores
-            # Samples are independent in eval mode: the gradient of the sum is each sample's own.
-            score = scores.gather(1, self._classes(target)[:, None]).sum()
+        def again(x: Tensor) -> Tensor:
+            if real:
+                return self._maker.plane_of(planned, look, x)
+            return self._maker.random_plane(planned, self._maker.another_look(planned, look, x) if planned.layers else look)
+
+        return Measures(**measured._asdict(), sensitivity=faithfulness.sensitivity(plane, again, look.x, draw))
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
         try:
-            gradients = _gradients(score, list(leaves.values()))
-        except RuntimeError:  # one that cannot be had must not cost the others theirs
-            return {where: _apart(score, leaf) for where, leaf in leaves.items()}
-        found = zip(leaves, gradients, strict=True)
-        return {where: _NO_WAY if gradient is None else gradient for where, gradient in found}
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def _gradients(score: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(score, leaves, retain_graph=True, allow_unused=True)
-
-
-def _apart(score: Tensor, leaf: Tensor) -> Tensor | str:
-    try:
-        (gradient,) = _gradients(score, [leaf])
-    except RuntimeError:
-        return "the way from it to the score cannot be differentiated: the network overwrites what that would need"
-    return _NO_WAY if gradient is None else gradient
+def _not_possible(planned: PlannedCam, reason: str) -> CamNotPossible:
+    place = " and ".join(repr(layer.name) for layer in planned.layers) or "the network's input"
+    instead = "'eigen-cam' and 'score-cam' need no gradient" if planned.layers else "'occlusion' needs no gradient"
+    return CamNotPossible(f"cams[{planned.index}]", f"{planned.method.name} at {place}", reason, instead)

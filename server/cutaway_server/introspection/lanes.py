@@ -27,12 +27,14 @@ class Lanes:
     Args:
         count: lanes, each with a mirror that is built now.
         threads: CPU threads that one forward pass uses.
+        batch: samples of one run of the network, for maps that take many.
         max_waiting: calls that may wait for a free lane.
     """
 
-    def __init__(self, model: Model, *, count: int, threads: int, max_waiting: int, metrics: Metrics) -> None:
+    def __init__(self, model: Model, *, count: int, threads: int, batch: int, max_waiting: int, metrics: Metrics) -> None:
         self._model = model
         self._threads_each = threads
+        self._batch = batch
         self._max_waiting = max_waiting
         self._metrics = metrics
         self._waiting: deque[Call] = deque()
@@ -112,7 +114,7 @@ class Lanes:
         self._in_use.inc()
         try:
             mirror = self._mirror(call, lane)
-            run(call, mirror, self._metrics)
+            run(call, mirror, self._metrics, self._batch)
             call.wait_until_read()
         except Exception as error:
             self._end(call, lane, error)

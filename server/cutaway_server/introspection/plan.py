@@ -7,16 +7,17 @@ from enum import Enum
 
 import torch
 
-from cutaway_server.errors import BadInput, CamNotPossible, InputTooLarge, NotHookable, NotReducible
-from cutaway_server.introspection.cam import METHODS, Method, Needs
+from cutaway_server.errors import BadInput, InputTooLarge, NotHookable, NotReducible
+from cutaway_server.introspection.cam.method import Needs
+from cutaway_server.introspection.plan_cams import CamRequest, PlannedCam, check_target, plan_cams
 from cutaway_server.introspection.reduce import CannotReduce, Form, Reduction, TopChannels
+from cutaway_server.introspection.target import Target
 from cutaway_server.models.layer_table import Layer, LayerTensor
 from cutaway_server.models.model import Model
 from cutaway_server.models.preprocessing import Placement
 from cutaway_server.models.tensor_bytes import SENDABLE
 
 MAX_CAPTURES = 4096
-MAX_CAMS = 64
 MAX_KEPT_CHANNELS = 65_536  # their indices travel in a message's header
 WHOLE = Reduction()
 _LONG_OPERATIONS = 0.2  # share of a forward pass that may run between two modules without a look at cancels and deadlines
@@ -31,23 +32,6 @@ class CaptureKind(Enum):
 
 
 @dataclass(frozen=True)
-class Target:
-    """Which score is explained.
-
-    Attributes:
-        classes: one index for all samples or one for each; empty for each sample's predicted class.
-        probability: whether the class's probability is meant instead of the network's own score.
-    """
-
-    classes: tuple[int, ...] = ()
-    probability: bool = False
-
-    def __post_init__(self) -> None:
-        if len(set(self.classes)) == 1:  # the same for all samples: one score, one backward pass, however it was written
-            object.__setattr__(self, "classes", self.classes[:1])
-
-
-@dataclass(frozen=True)
 class CaptureRequest:
     """What to take at the layers that a name or glob means. `index` is its place in the request, `field` its name there."""
 
@@ -57,17 +41,6 @@ class CaptureRequest:
     kind: CaptureKind
     target: Target
     reduction: Reduction = WHOLE
-
-
-@dataclass(frozen=True)
-class CamRequest:
-    """A map to make. `layer` may be empty, `relu` None: the method's default. `field` names it in the request."""
-
-    field: str
-    method: str
-    layer: str
-    target: Target
-    relu: bool | None
 
 
 @dataclass(frozen=True)
@@ -103,17 +76,6 @@ class PlannedCapture:
 
 
 @dataclass(frozen=True)
-class PlannedCam:
-    """One map, everything resolved. `index` is its place in the request."""
-
-    index: int
-    method: Method
-    layer: Layer
-    target: Target
-    relu: bool
-
-
-@dataclass(frozen=True)
 class Plan:
     """What one call does.
 
@@ -123,6 +85,7 @@ class Plan:
         cams: in order of the request.
         top_k: how many classes to name; None where no prediction is asked for.
         placements: where each sample lies on its photograph; empty for tensors.
+        seed: of all that is drawn.
     """
 
     model: Model
@@ -131,6 +94,12 @@ class Plan:
     cams: tuple[PlannedCam, ...]
     top_k: int | None
     placements: tuple[Placement, ...] = ()
+    seed: int = 0
+
+    @property
+    def chance(self) -> bool:
+        """Whether random numbers are drawn."""
+        return any(cam.chance for cam in self.cams)
 
     @property
     def total_bytes(self) -> int:
@@ -145,7 +114,7 @@ class Plan:
     @property
     def names_operations(self) -> bool:
         """Whether a functional operation is among the layers wanted."""
-        layers = [capture.layer for capture in self.captures] + [cam.layer for cam in self.cams]
+        layers = [capture.layer for capture in self.captures] + [layer for cam in self.cams for layer in cam.layers]
         return any(layer.site is not None and layer.site.op for layer in layers)
 
     @property
@@ -167,21 +136,43 @@ class Plan:
     def gradient_layers(self) -> list[Layer]:
         """The layers that gradients are taken of."""
         captured = [capture.layer for capture in self.captures if capture.kind is CaptureKind.GRADIENT]
-        return captured + [planned.layer for planned in self.cams if planned.method.needs is Needs.GRADIENT]
+        return captured + [layer for cam in self._differentiating for layer in cam.layers]
 
     @property
-    def backward_targets(self) -> set[Target]:
-        """The scores that gradients are taken of: one backward pass each."""
-        gradients = {capture.target for capture in self.captures if capture.kind is CaptureKind.GRADIENT}
-        return gradients | {planned.target for planned in self.cams if planned.method.needs is Needs.GRADIENT}
+    def differentiates_input(self) -> bool:
+        """Whether the gradient with respect to the network's input is taken."""
+        return any(not cam.layers for cam in self._differentiating)
+
+    @property
+    def forward_passes(self) -> int:
+        """Runs of the network for each sample."""
+        return 1 + sum(cam.passes.forward for cam in self.cams)
+
+    @property
+    def backward_passes(self) -> int:
+        """Runs of the chain rule for each sample: one for each score, and those of maps that take more."""
+        return len(self._shared_targets) + sum(cam.passes.backward for cam in self.cams)
 
     @property
     def compute_seconds(self) -> float:
         """An estimate: what the layers took at loading, in proportion to the batch; twice that for a backward pass."""
         layers, stop, held = self.model.layers, self.stops_after, self.gradient_layers
-        forward = layers.share(upto=stop) if stop else 1.0
-        backward = 1.0 - layers.share(upto=min(held, key=lambda layer: layer.index)) if held else 0.0
-        return self.batch * self.model.forward_seconds * (forward + 2 * len(self.backward_targets) * backward)
+        first = layers.share(upto=stop) if stop else 1.0
+        before = 0.0 if self.differentiates_input or not held else layers.share(upto=min(held, key=lambda layer: layer.index))
+        shared = first + 2 * len(self._shared_targets) * (1.0 - before)
+        more = sum(cam.passes.forward + 2 * cam.passes.backward for cam in self.cams)
+        return self.batch * self.model.forward_seconds * (shared + more)
+
+    @property
+    def _differentiating(self) -> list[PlannedCam]:
+        """The maps that take a gradient of the pass that all share."""
+        return [cam for cam in self.cams if cam.method.needs in (Needs.GRADIENT, Needs.CURVATURE)]
+
+    @property
+    def _shared_targets(self) -> set[Target]:
+        """The scores that gradients of that pass are taken of: one backward pass each."""
+        captured = {capture.target for capture in self.captures if capture.kind is CaptureKind.GRADIENT}
+        return captured | {cam.target for cam in self._differentiating}
 
 
 def make_plan(
@@ -192,9 +183,13 @@ def make_plan(
     cams: Sequence[CamRequest],
     top_k: int | None,
     placements: tuple[Placement, ...] = (),
+    seed: int = 0,
+    max_passes: int = 1 << 30,
 ) -> Plan:
     """Resolves a request against the model's layer table.
 
+    Args:
+        max_passes: runs of the network on one sample that its maps may take.
     Raises:
         NotIntrospectable: the model cannot be looked into.
         UnknownLayer, NothingMatches, NotHookable: a name or glob of no use.
@@ -211,20 +206,19 @@ def make_plan(
             key = layer.name, request.kind, request.target, request.reduction
             planned.setdefault(key, _plan_capture(layer, request, batch))
         if request.kind is CaptureKind.GRADIENT:
-            _check_target(model, request.target, batch, f"{request.field}.target")
+            check_target(model, request.target, batch, f"{request.field}.target")
     if len(planned) > MAX_CAPTURES:
         raise InputTooLarge("captures", "captures", len(planned), MAX_CAPTURES)
     if top_k is None and not planned and not cams:
         raise BadInput("captures", "nothing to capture and no prediction wanted", "at least one capture or CAM")
-    if len(cams) > MAX_CAMS:
-        raise InputTooLarge("cams", "CAMs", len(cams), MAX_CAMS)
     return Plan(
         model=model,
         batch=batch,
         captures=tuple(sorted(planned.values(), key=lambda capture: capture.layer.index)),
-        cams=tuple(_plan_cam(model, index, request, batch) for index, request in enumerate(cams)),
+        cams=plan_cams(model, cams, batch=batch, pictures_sent=bool(placements), max_passes=max_passes),
         top_k=top_k,
         placements=placements,
+        seed=seed,
     )
 
 
@@ -276,70 +270,3 @@ def _expected(tensor: LayerTensor, layer: Layer, request: CaptureRequest, batch:
         raise InputTooLarge(field, "channels of all samples", form.shape[0] * form.shape[1], MAX_KEPT_CHANNELS)
     size = element * math.prod(form.shape)
     return Expected(tensor.path, form.dtype, form.shape, size, tensor.dtype.itemsize * math.prod(shape))
-
-
-def possible_methods(model: Model) -> list[str]:
-    """The methods that some layer of the model allows."""
-    return [method.name for method in METHODS.values() if method.needs is not Needs.HEAD or model.gap_head]
-
-
-def _plan_cam(model: Model, index: int, request: CamRequest, batch: int) -> PlannedCam:
-    method = METHODS.get(request.method)
-    if method is None:
-        raise BadInput(f"{request.field}.method", repr(request.method[:100]), f"one of {', '.join(METHODS)}")
-    _check_target(model, request.target, batch, f"{request.field}.target")
-    resolve = _head_layer if method.needs is Needs.HEAD else _spatial_layer
-    relu = method.relu if request.relu is None else request.relu
-    return PlannedCam(index, method, resolve(model, request), request.target, relu)
-
-
-def _spatial_layer(model: Model, request: CamRequest) -> Layer:
-    field = f"{request.field}.layer"
-    if not request.layer:
-        spatial = [layer for layer in model.layers.firing if not layer.container and _plane(layer) > 1 and not layer.no_gradient]
-        if not spatial:
-            raise CamNotPossible(field, request.method, "no layer of the network puts out [N, C, H, W]", "ask for captures instead")
-        return spatial[-1]
-    layer = model.layers.exact(request.layer, field)
-    if not _plane(layer):
-        shapes = ", ".join(tensor.shape_text for tensor in layer.outputs) or "nothing"
-        works = [other.name for other in model.layers.firing if _plane(other) > 1]
-        instead = f"it works at {', '.join(map(repr, works[-3:]))}" if works else "ask for captures instead"
-        raise CamNotPossible(field, request.method, f"layer {layer.name!r} puts out {shapes}, not [N, C, H, W]", instead)
-    if layer.no_gradient:
-        raise NotHookable(field, layer.name, layer.no_gradient)
-    return layer
-
-
-def _head_layer(model: Model, request: CamRequest) -> Layer:
-    field = f"{request.field}.layer"
-    asked = model.layers.exact(request.layer, field) if request.layer else None
-    if model.gap_head is None:
-        missing = f"model {model.name!r} does not end in a global average pooling and one linear layer, which the method weighs by"
-        raise CamNotPossible(f"{request.field}.method", request.method, missing, "'grad-cam' works at any layer [N, C, H, W]")
-    averaged = [model.layers.exact(name, field) for name in model.gap_head.layers]
-    if asked is None:
-        return [layer for layer in averaged if not layer.container][-1]
-    if asked not in averaged:
-        missing = f"layer {asked.name!r} is not what the network averages before its linear layer"
-        raise CamNotPossible(field, request.method, missing, f"it works at {', '.join(repr(layer.name) for layer in averaged)}")
-    return asked
-
-
-def _plane(layer: Layer) -> int:
-    """Cells of the plane of a layer that puts out one [N, C, H, W]; 0 of any other."""
-    if len(layer.outputs) != 1:
-        return 0
-    (output,) = layer.outputs
-    spatial = output.batch_first and output.dtype.is_floating_point and len(output.shape) == 4
-    return output.shape[2] * output.shape[3] if spatial else 0
-
-
-def _check_target(model: Model, target: Target, batch: int, field: str) -> None:
-    if not model.class_count:
-        raise BadInput(field, "a score of a class", "captures of outputs and inputs: the network's own output is not [N, classes]")
-    if len(target.classes) not in (0, 1, batch):
-        raise BadInput(f"{field}.classes.indices", f"{len(target.classes)} classes", f"1, or one for each of the {batch} samples")
-    for index in target.classes:
-        if not 0 <= index < model.class_count:
-            raise BadInput(f"{field}.classes.indices", f"class {index}", f"0 to {model.class_count - 1}")

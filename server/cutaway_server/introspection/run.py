@@ -7,8 +7,18 @@ from torch import Tensor
 
 from cutaway_server.errors import NetworkFailed, NotHookable, Refusal
 from cutaway_server.introspection.call import Call
-from cutaway_server.introspection.events import PIECE_BYTES, CaptureSubject, Failed, Finished, Predicted, ScoresSubject, Started
+from cutaway_server.introspection.events import (
+    PIECE_BYTES,
+    CamCost,
+    CaptureSubject,
+    Failed,
+    Finished,
+    Predicted,
+    ScoresSubject,
+    Started,
+)
 from cutaway_server.introspection.explain import Explanations
+from cutaway_server.introspection.look import INPUT, Look
 from cutaway_server.introspection.sender import Sender
 from cutaway_server.introspection.taps import Taps
 from cutaway_server.metrics import Metrics
@@ -17,9 +27,11 @@ from cutaway_server.models.scores import top_classes
 from cutaway_server.models.walk import Walk
 
 
-def run(call: Call, mirror: Mirror, metrics: Metrics) -> None:
+def run(call: Call, mirror: Mirror, metrics: Metrics, batch: int) -> None:
     """Runs a call on a mirror that it holds alone. The mirror carries no hook of the call when this returns or raises.
 
+    Args:
+        batch: samples of one run, for maps that take many.
     Raises:
         Refusal: what stopped the call, or NetworkFailed with the cause.
     """
@@ -35,8 +47,12 @@ def run(call: Call, mirror: Mirror, metrics: Metrics) -> None:
     if call.plan.top_k is not None:
         assert scores is not None
         _predict(call, sender, scores)
+    cams: list[CamCost] = []
     if scores is not None:
-        Explanations(call, sender, held=taps.held, scores=scores, network=mirror.network, stages=stages).send()
+        look = Look(call.arguments[0], taps.held, scores, call.plan.model.scores_kind)
+        explanations = Explanations(call, sender, look, mirror=mirror, batch=batch, stages=stages, metrics=metrics)
+        explanations.send()
+        cams = explanations.costs
     costs = sorted(sender.costs.values(), key=lambda cost: call.plan.model.layers.named(cost.layer).index)
     stages |= {
         "capture": sum(cost.capture for cost in costs),
@@ -44,7 +60,7 @@ def run(call: Call, mirror: Mirror, metrics: Metrics) -> None:
         "reduce": sum(cost.reduce for cost in costs),
         "blocked": sender.blocked,
     }
-    call.put(Finished(stages, costs, sender.bytes_sent, call.last_layer))
+    call.put(Finished(stages, costs, cams, sender.bytes_sent, call.last_layer))
 
 
 def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], metrics: Metrics) -> Tensor | None:
@@ -54,11 +70,12 @@ def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], m
     began = time.monotonic()
     scores = None
     with torch.no_grad():
+        arguments = _arguments(call, taps)
         with walk:
             stages["register"] = time.monotonic() - began
             taps.began = time.monotonic()
             try:
-                scores = mirror.network(*call.arguments)
+                scores = mirror.network(*arguments)
                 call.whole_pass = True
             except Refusal:
                 raise
@@ -79,6 +96,21 @@ def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], m
     metrics.hook_register_seconds.labels(name).observe(stages["register"])
     metrics.hook_remove_seconds.labels(name).observe(stages["remove"])
     return scores
+
+
+def _arguments(call: Call, taps: Taps) -> tuple[Tensor, ...]:
+    """What the network runs on: copies where maps need the inputs afterwards, for it may write to them.
+
+    Where the gradient with respect to the first is wanted, PyTorch records from there on, until the caller's `no_grad()` ends.
+    """
+    if not call.plan.cams:
+        return call.arguments
+    first, *others = call.arguments
+    if call.plan.differentiates_input:
+        first = first.clone().requires_grad_()
+        taps.held[INPUT] = {"": first}
+        torch.set_grad_enabled(True)
+    return first.clone(), *(other.clone() for other in others)
 
 
 def _predict(call: Call, sender: Sender, scores: Tensor) -> None:

@@ -86,10 +86,16 @@ class Sender:
         reduced: Reduced | None = None,
     ) -> None:
         """Sends one item."""
-        self._items += 1
         data = self._on_host(tensor)
         dtype, affine8 = (reduced.dtype, reduced.affine8) if reduced else (tensor.dtype, None)
-        header: Header | None = Header(subject, dtype, tuple(tensor.shape), len(data), affine8)
+        self._send(Header(subject, dtype, tuple(tensor.shape), len(data), affine8), data)
+
+    def send_file(self, subject: CamSubject, file: bytes) -> None:
+        """Sends one item that is a file."""
+        self._send(Header(subject, None, (), len(file)), torch.frombuffer(bytearray(file), dtype=torch.uint8))
+
+    def _send(self, header: Header | None, data: Tensor) -> None:
+        self._items += 1
         for offset in range(0, max(1, len(data)), PIECE_BYTES):
             piece = data[offset : offset + PIECE_BYTES].clone()  # by PyTorch, which lets other threads of Python run meanwhile
             self.blocked += self._call.put(Piece(self._items, header, offset, piece.numpy().data))

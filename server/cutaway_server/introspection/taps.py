@@ -43,7 +43,7 @@ class Taps:
         for capture in self._plan.captures:
             self._wanted[capture.layer.name, capture.kind].append(capture)
         self._holding = {layer.name for layer in self._plan.gradient_layers}
-        self._keeping = {planned.layer.name for planned in self._plan.cams}
+        self._keeping = {layer.name for planned in self._plan.cams for layer in planned.layers}
         self._left = {capture.layer.name for capture in self._plan.captures} | self._keeping
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:

@@ -96,6 +96,16 @@ class Metrics:
             buckets=_HOOKS,
             registry=registry,
         )
+        self.cam_seconds = Histogram(
+            "cutaway_cam_seconds",
+            "How long making one map took, without what it shared with others.",
+            ("model", "method"),
+            buckets=_CALLS,
+            registry=registry,
+        )
+        self.reruns = Counter(
+            "cutaway_reruns", "Runs of the network on one sample beyond each introspection's first.", model, registry=registry
+        )
         self.captured_bytes = Counter(
             "cutaway_captured_bytes", "Bytes of the tensors taken at layers, before any reduction.", model, registry=registry
         )

@@ -18,7 +18,7 @@ class GapHead:
 
     Attributes:
         linear: path of the linear module; row c of its weight is class c's.
-        layers: names of the layers [N, C, H, W] whose mean over space is what it takes, in order of execution.
+        layers: names of the layers [N, C, …] whose mean over space is what it takes, in order of execution.
     """
 
     linear: str
@@ -61,8 +61,8 @@ class _Seen:
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         if isinstance(what, nn.Linear):
             self.linear, self.linear_input, self.linear_output = site, self._taken, output
-        elif isinstance(output, Tensor) and output.is_floating_point() and output.ndim == 4 and output.shape[2:].numel() > 1:
-            self.means[site] = output.mean(dim=(2, 3))
+        elif isinstance(output, Tensor) and output.is_floating_point() and 3 <= output.ndim <= 5 and output.shape[2:].numel() > 1:
+            self.means[site] = output.flatten(2).mean(dim=2)
 
 
 def _explains(logits: Tensor, scores: Tensor, kind: ScoresKind) -> bool:

@@ -42,6 +42,26 @@ def mark_layers_without_gradient(network: nn.Module, table: LayerTable, argument
     return LayerTable([replace(layer, no_gradient=reasons.get(layer.site, "")) for layer in table])
 
 
+def input_without_gradient(network: nn.Module, arguments: tuple[Tensor, ...]) -> str:
+    """Why no gradient with respect to the first argument can be had; empty where it can."""
+    first, *others = (argument.clone() for argument in arguments)
+    if not first.dtype.is_floating_point:
+        return f"its first input is {str(first.dtype).removeprefix('torch.')}, which has no gradient"
+    with torch.no_grad():
+        usual = network(*(argument.clone() for argument in arguments))
+    try:
+        with torch.enable_grad():
+            leaf = first.requires_grad_()
+            scores = network(leaf.clone(), *others)
+            (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
+    except Exception:  # of PyTorch, or of a network that does what is not recorded
+        return "the network does in place, or without PyTorch, what is not recorded"
+    if gradient is None:
+        return "nothing that PyTorch can differentiate leads from its first input to the scores"
+    same = torch.allclose(scores.detach(), usual, rtol=1e-4, atol=1e-6, equal_nan=True)
+    return "" if same else "while PyTorch records from its input on, the network computes something else"
+
+
 def _walk(network: nn.Module, arguments: tuple[Tensor, ...], visitor: "_Memory | _Trial") -> None:
     with torch.no_grad(), Walk(network, visitor, operations=True):
         network(*(argument.clone() for argument in arguments))

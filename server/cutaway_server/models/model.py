@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from cutaway_server.errors import NotIntrospectable
 from cutaway_server.models.gap_head import GapHead, find_gap_head
-from cutaway_server.models.in_place import mark_layers_without_gradient
+from cutaway_server.models.in_place import input_without_gradient, mark_layers_without_gradient
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_references, mirror_from_factory
 from cutaway_server.models.preprocessing import ImageSpec
@@ -49,9 +50,11 @@ class Model:
     Attributes:
         network: what Predict runs; in eval mode; it never carries a hook of ours.
         class_count: 0 where the output is no [N, classes].
+        score_classes: along axis 1 of the output, which may have more axes; 0 where it has none.
         layers: empty where it cannot be introspected.
         gap_head: the global average and linear layer that it ends in; None where it does not.
         forward_seconds: a forward pass of one sample, as measured; 0 where it cannot be introspected.
+        no_input_gradient: why no gradient can be taken with respect to the first input; empty where it can.
         keeps_state: whether a forward pass writes state that the next one may see half written, should it not end.
         not_introspectable: why not; empty where it can.
         make_mirror: a new private instance that shares all parameters and buffers.
@@ -64,10 +67,12 @@ class Model:
     inputs: tuple[InputSpec, ...]
     scores_kind: ScoresKind
     class_count: int
+    score_classes: int
     labels: tuple[str, ...]
     layers: LayerTable
     gap_head: GapHead | None
     forward_seconds: float
+    no_input_gradient: str
     keeps_state: bool
     not_introspectable: str
     make_mirror: Callable[[], Mirror]
@@ -125,7 +130,7 @@ def prepare(
     def make_mirror() -> Mirror:
         return mirror_from_factory(network, factory, probe(2)) if factory else mirror_by_references(network)
 
-    layers, gap_head, forward_seconds, stateful, reason = _look_inside(network, make_mirror, scores_kind, probe)
+    inside = _look_inside(network, make_mirror, scores_kind, probe)
     class_count = scores.shape[1] if scores.ndim == 2 else 0
     if labels and len(labels) != class_count:
         raise NotServable(f"{name}: {len(labels)} labels for {class_count} classes")
@@ -137,11 +142,13 @@ def prepare(
         scores_kind=scores_kind,
         class_count=class_count,
         labels=tuple(labels),
-        layers=layers,
-        gap_head=gap_head,
-        forward_seconds=forward_seconds,
-        keeps_state=stateful,
-        not_introspectable=reason,
+        score_classes=scores.shape[1] if scores.ndim >= 2 else 0,
+        layers=inside.layers,
+        gap_head=inside.gap_head,
+        forward_seconds=inside.forward_seconds,
+        no_input_gradient=inside.no_input_gradient,
+        keeps_state=inside.keeps_state,
+        not_introspectable=inside.reason,
         make_mirror=make_mirror,
         weights_digest=weights_digest(network),
         device=device,
@@ -176,31 +183,46 @@ def _first_run(network: nn.Module, name: str, arguments: tuple[Tensor, ...]) -> 
     return scores
 
 
+class _Inside(NamedTuple):
+    """What looking inside a network needs to know of it; or the reason why it cannot be looked into."""
+
+    reason: str
+    layers: LayerTable = LayerTable([])
+    gap_head: GapHead | None = None
+    forward_seconds: float = 0.0
+    no_input_gradient: str = ""
+    keeps_state: bool = False
+
+
 def _look_inside(
     network: nn.Module,
     make_mirror: Callable[[], Mirror],
     kind: ScoresKind,
     probe: Callable[[int], tuple[Tensor, ...]],
-) -> tuple[LayerTable, GapHead | None, float, bool, str]:
-    """The layer table, the head, a forward pass's seconds, whether it keeps state; and why all that cannot be, if so."""
-    nothing = LayerTable([]), None, 0.0, False
+) -> _Inside:
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        return *nothing, "it is TorchScript, which takes no hooks; serve the eager network instead"
+        return _Inside("it is TorchScript, which takes no hooks; serve the eager network instead")
     if any("_orig_mod" in module._modules or module._compiled_call_impl for module in network.modules()):
-        return *nothing, "it is compiled, in part at least, which takes no hooks; serve the eager network instead"
+        return _Inside("it is compiled, in part at least, which takes no hooks; serve the eager network instead")
     try:
         mirror = make_mirror()
         reason = check_mirror(network, mirror, probe(2), tuple(argument[1:] for argument in probe(3)))
         if reason:
-            return *nothing, reason
+            return _Inside(reason)
         layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
         layers = mark_layers_without_gradient(mirror.network, layers, probe(2))
         layers = find_strides(mirror.network, layers, probe(2))
-        head = find_gap_head(mirror.network, layers, kind, probe(2))
-        return layers, head, seconds, keeps_state(mirror.network, probe(2)), ""
+        return _Inside(
+            reason="",
+            layers=layers,
+            gap_head=find_gap_head(mirror.network, layers, kind, probe(2)),
+            forward_seconds=seconds,
+            no_input_gradient=input_without_gradient(mirror.network, probe(2)),
+            keeps_state=keeps_state(mirror.network, probe(2)),
+        )
     except Exception as error:  # whatever a stranger's network raises: Predict serves it all the same
         log.warning("no introspection", exc_info=error)
-        return *nothing, "no private copy of it could be made and run; the server's log says why"
+        return _Inside("no private copy of it could be made and run; the server's log says why")
 
 
 def weights_digest(network: nn.Module) -> str:

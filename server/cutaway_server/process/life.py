@@ -109,6 +109,7 @@ class Server:
             model,
             count=settings.lanes,
             threads=settings.lane_threads,
+            batch=settings.lane_batch,
             max_waiting=settings.max_waiting_introspections,
             metrics=metrics,
         )
@@ -136,6 +137,7 @@ def _limits(settings: Settings, lanes: int) -> Limits:
         input_bytes=settings.max_input_mib * _MIB,
         call_seconds=settings.call_timeout,
         stall_seconds=settings.stall_timeout,
+        passes=settings.max_passes,
         buffer_bytes=min(settings.stream_buffer_mib * _MIB, share),
     )
 

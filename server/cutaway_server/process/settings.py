@@ -47,6 +47,7 @@ class Settings(BaseSettings):
         description="CPU threads that one forward pass of Predict uses. [default: the CPUs there are]",
     )
     lane_threads: int = Field(1, ge=1, description="CPU threads that the forward pass of one introspection uses.")
+    lane_batch: int = Field(8, ge=1, description="Samples of one run of the network, for maps that take many runs.")
     max_batch: int = Field(32, ge=1, description="Samples that are joined into one batch of Predict at most; 1 joins none.")
     max_waiting: int = Field(256, ge=1, description="Predictions of a model that may wait for a batch.")
     lanes: int = Field(2, ge=1, description="Introspections of a model that run at the same time.")
@@ -60,6 +61,9 @@ class Settings(BaseSettings):
     max_message_mib: int = Field(64, ge=2, le=2047, description="MiB of one message, in or out.")
     max_input_mib: int = Field(256, ge=1, description="MiB of model-ready input of one call, after photographs are decoded.")
     max_pixels: int = Field(50_000_000, ge=1, le=178_000_000, description="Pixels of all photographs of one call.")
+    max_passes: int = Field(
+        16384, ge=0, description="Runs of the network on one sample that the maps of one introspection may take beyond its first."
+    )
     call_timeout: float = Field(60, gt=0, description="Seconds that a call may take; a client's own deadline may be shorter.")
     stall_timeout: float = Field(30, gt=0, description="Seconds that the reader of a stream may stand still.")
     drain: float = Field(10, ge=0, description="Seconds that running calls have to finish when the server is told to stop.")

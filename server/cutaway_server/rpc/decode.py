@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from cutaway.v1 import input_pb2, introspect_pb2, tensor_pb2
-from cutaway_server.errors import BadInput, InputTooLarge, NotImplementedHere
-from cutaway_server.introspection.plan import MAX_KEPT_CHANNELS, CamRequest, CaptureKind, CaptureRequest, Target
+from cutaway_server.errors import BadInput, InputTooLarge
+from cutaway_server.introspection.plan import MAX_KEPT_CHANNELS, CaptureKind, CaptureRequest
 from cutaway_server.introspection.reduce import (
     ChannelList,
     ChannelRange,
@@ -21,6 +22,7 @@ from cutaway_server.introspection.reduce import (
     Statistics,
     TopChannels,
 )
+from cutaway_server.introspection.target import Target
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.preprocessing import Placement, check_sides, open_image, preprocess_all
 from cutaway_server.rpc.limits import Limits
@@ -35,10 +37,16 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """A network's arguments, the batch first, and where each sample lies on its photograph, if it came as one."""
+    """A network's arguments, the batch first, and what they were made of.
+
+    Attributes:
+        placements: where each sample of the first input lies on its photograph; empty where none were sent.
+        photographs: those, where they are to be drawn on.
+    """
 
     arguments: tuple[Tensor, ...]
     placements: tuple[Placement, ...]
+    photographs: tuple[Image.Image, ...]
 
     @property
     def batch(self) -> int:
@@ -46,26 +54,37 @@ class Decoded:
         return len(self.arguments[0])
 
 
-def decode_inputs(model: Model, inputs: Sequence[input_pb2.Input], limits: Limits) -> Decoded:
+class _Ready(NamedTuple):
+    """One input, and what it was made of."""
+
+    tensor: Tensor
+    placements: tuple[Placement, ...] = ()
+    photographs: tuple[Image.Image, ...] = ()
+
+
+def decode_inputs(model: Model, inputs: Sequence[input_pb2.Input], limits: Limits, *, keep_photographs: bool = False) -> Decoded:
     """All inputs of a call.
 
+    Args:
+        keep_photographs: whether pictures will be drawn on them.
     Raises:
         BadInput, InputTooLarge: names the field, what came and what is expected.
     """
-    placed = {}
+    ready = {}
     for position, message in enumerate(inputs):
         field = f"inputs[{position}]"
         spec = _spec(model, message.name, field)
-        if spec.name in placed:
+        if spec.name in ready:
             raise BadInput(f"{field}.name", f"a second input {spec.name!r}", "each input once")
-        placed[spec.name] = _decode_input(message, spec, field, limits)
+        ready[spec.name] = _decode_input(message, spec, field, limits, keep_photographs)
     for spec in model.inputs:
-        if spec.name not in placed:
+        if spec.name not in ready:
             raise BadInput("inputs", f"no input {spec.name!r}", f"one for each of {', '.join(s.name for s in model.inputs)}")
-    arguments = tuple(placed[spec.name][0].to(model.device) for spec in model.inputs)
+    arguments = tuple(ready[spec.name].tensor.to(model.device) for spec in model.inputs)
     if len({len(argument) for argument in arguments}) > 1:
         raise BadInput("inputs", f"batches of {[len(argument) for argument in arguments]}", "the same batch size for all inputs")
-    return Decoded(arguments, placed[model.inputs[0].name][1])
+    first = ready[model.inputs[0].name]
+    return Decoded(arguments, first.placements, first.photographs)
 
 
 def _spec(model: Model, name: str, field: str) -> InputSpec:
@@ -77,12 +96,12 @@ def _spec(model: Model, name: str, field: str) -> InputSpec:
     raise BadInput(f"{field}.name", repr(name[:100]), f"one of {', '.join(repr(spec.name) for spec in model.inputs)}")
 
 
-def _decode_input(message: input_pb2.Input, spec: InputSpec, field: str, limits: Limits) -> tuple[Tensor, tuple[Placement, ...]]:
+def _decode_input(message: input_pb2.Input, spec: InputSpec, field: str, limits: Limits, keep: bool) -> _Ready:
     which = message.WhichOneof("value")
     if which is None:
         raise BadInput(field, "no value", "a tensor or images")
     if which == "tensor" and not (message.tensor.dtype == tensor_pb2.DATA_TYPE_UINT8 and spec.dtype != torch.uint8):
-        return _model_ready(decode_tensor(message.tensor, f"{field}.tensor"), spec, f"{field}.tensor"), ()
+        return _Ready(_model_ready(decode_tensor(message.tensor, f"{field}.tensor"), spec, f"{field}.tensor"))
     if spec.image is None:
         raise BadInput(f"{field}.{which}", "pixels", f"a model-ready {_wanted(spec)}: this model has no preprocessing")
     images = _pictures(message, field, limits) if which == "tensor" else _photographs(message.images, f"{field}.images", limits)
@@ -90,7 +109,7 @@ def _decode_input(message: input_pb2.Input, spec: InputSpec, field: str, limits:
     if size > limits.input_bytes:
         raise InputTooLarge(field, "bytes of model-ready input", size, limits.input_bytes)
     ready, placements = preprocess_all(images, spec.image)
-    return ready.to(spec.dtype), placements
+    return _Ready(ready.to(spec.dtype), placements, tuple(images) if keep else ())
 
 
 def _model_ready(tensor: Tensor, spec: InputSpec, field: str) -> Tensor:
@@ -184,7 +203,9 @@ def _decode_capture(message: introspect_pb2.Capture, index: int) -> CaptureReque
         raise BadInput(f"{field}.kind", f"value {message.kind}", "OUTPUT, INPUT or GRADIENT")
     if message.HasField("target") and kind is not CaptureKind.GRADIENT:
         raise BadInput(f"{field}.target", f"a target for {kind.name}", "one for GRADIENT only")
-    target = _decode_target(message.target, f"{field}.target")
+    if message.target.HasField("top_k"):
+        raise BadInput(f"{field}.target.top_k", "a top k", "one score for a gradient; CAMs take a top k")
+    target = decode_target(message.target, f"{field}.target")
     return CaptureRequest(index, field, message.layer, kind, target, _decode_reduction(message, field))
 
 
@@ -231,34 +252,22 @@ def _decode_channels(message: introspect_pb2.Channels, field: str) -> Shrink:
     raise BadInput(field, "no channels", "indices, top_k or range")
 
 
-def decode_cams(messages: Sequence[introspect_pb2.Cam]) -> list[CamRequest]:
-    """Which maps are to be made.
+def decode_target(message: introspect_pb2.Target, field: str, probability: bool = False) -> Target:
+    """Which score is meant; of a top k the best class's.
 
     Raises:
-        BadInput, NotImplementedHere: names the field.
+        BadInput: classes without a number.
     """
-    requests = []
-    for index, message in enumerate(messages):
-        field = f"cams[{index}]"
-        probability = _decode_score(message.settings.score, f"{field}.settings.score")
-        if probability and message.method == "cam":
-            raise BadInput(f"{field}.settings.score", "PROBABILITY", "MODEL: 'cam' weighs by the weights of the class's logit")
-        target = _decode_target(message.target, f"{field}.target", probability)
-        relu = message.settings.relu if message.settings.HasField("relu") else None
-        requests.append(CamRequest(field, message.method, message.layer, target, relu))
-    return requests
-
-
-def _decode_score(score: int, field: str) -> bool:
-    if score not in introspect_pb2.Score.values():
-        raise BadInput(field, f"value {score}", "MODEL or PROBABILITY")
-    return score == introspect_pb2.SCORE_PROBABILITY
-
-
-def _decode_target(message: introspect_pb2.Target, field: str, probability: bool = False) -> Target:
     which = message.WhichOneof("target")
-    if which in ("top_k", "contrast"):
-        raise NotImplementedHere(f"{field}.{which}", f"the target {which!r}", "give 'predicted' or 'classes'")
-    if which == "classes" and not message.classes.indices:
-        raise BadInput(f"{field}.classes.indices", "none", "one for all samples, or one for each")
-    return Target(tuple(message.classes.indices), probability)
+    if which == "classes":
+        return Target(_classes(message.classes.indices, f"{field}.classes.indices"), probability=probability)
+    if which == "contrast":
+        classes = _classes(message.contrast.indices, f"{field}.contrast.indices")
+        return Target(classes, _classes(message.contrast.against, f"{field}.contrast.against"), probability=probability)
+    return Target(probability=probability)
+
+
+def _classes(indices: Sequence[int], field: str) -> tuple[int, ...]:
+    if not indices:
+        raise BadInput(field, "none", "one for all samples, or one for each")
+    return tuple(indices)

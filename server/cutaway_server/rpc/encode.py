@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from cutaway.v1 import model_pb2, predict_pb2, tensor_pb2
-from cutaway_server.introspection.plan import possible_methods
+from cutaway_server.introspection.plan_cams import possible_methods
 from cutaway_server.models.layer_table import Layer, LayerKind
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes

@@ -62,7 +62,6 @@ TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Me
     errors.Busy: (Code.RESOURCE_EXHAUSTED, _retry),
     errors.NotIntrospectable: (Code.FAILED_PRECONDITION, _precondition),
     errors.CamNotPossible: (Code.FAILED_PRECONDITION, _precondition),
-    errors.NotImplementedHere: (Code.UNIMPLEMENTED, _field),
     errors.DeadlinePassed: (Code.DEADLINE_EXCEEDED, _nothing),
     errors.ReaderStalled: (Code.ABORTED, _nothing),
     errors.Cancelled: (Code.CANCELLED, _nothing),

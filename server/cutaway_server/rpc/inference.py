@@ -1,5 +1,6 @@
 """cutaway.v1.InferenceService: decode, call, encode."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +21,11 @@ from cutaway_server.models.model import Model
 from cutaway_server.models.repository import Repository
 from cutaway_server.prediction.batcher import Batcher, Prediction
 from cutaway_server.rpc.calls import Calls, OpenCall
-from cutaway_server.rpc.decode import Decoded, decode_cams, decode_captures, decode_inputs
+from cutaway_server.rpc.cams import decode_cams, wants_overlays
+from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
 from cutaway_server.rpc.encode import encode_model, encode_prediction
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.pictures import drawer
 from cutaway_server.rpc.stall_watch import StallWatch
 from cutaway_server.rpc.stream import StreamEncoder
 
@@ -113,7 +116,7 @@ class InferenceService:
         with self._calls.open("Introspect", request, context) as open_call:
             began = time.monotonic()
             model = self._model(request)
-            plan, arguments = self._plan(model, request)
+            plan, decoded = self._plan(model, request)
             plan_seconds = time.monotonic() - began
             self._metrics.plan_seconds.labels(model.name).observe(plan_seconds)
             encoder = StreamEncoder(model, open_call.request_id, self._metrics)
@@ -123,12 +126,13 @@ class InferenceService:
                 return
             call = Call(
                 plan,
-                arguments,
+                decoded.arguments,
                 request_id=open_call.request_id,
                 buffer_bytes=self._limits.buffer_bytes,
                 deadline=open_call.deadline,
                 stall_s=self._limits.stall_seconds,
                 plan_seconds=plan_seconds,
+                draw=drawer(decoded.photographs),
             )
             if not context.add_callback(lambda: call.stop(Cancelled())):
                 raise Cancelled
@@ -143,13 +147,13 @@ class InferenceService:
                 open_call.stopped = call.stopped
                 call.stop(Cancelled())
 
-    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, tuple[Tensor, ...]]:
+    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
         model.check_introspectable()
         if request.without_prediction and request.top_k:
             raise BadInput("top_k", f"{request.top_k} with without_prediction", "0, or a prediction")
         check_top_k(model, request.top_k)
         captures, cams = decode_captures(request.captures), decode_cams(request.cams)
-        decoded = decode_inputs(model, request.inputs, self._limits)
+        decoded = decode_inputs(model, request.inputs, self._limits, keep_photographs=wants_overlays(request.cams))
         plan = make_plan(
             model,
             batch=decoded.batch,
@@ -157,8 +161,10 @@ class InferenceService:
             cams=cams,
             top_k=None if request.without_prediction else request.top_k,
             placements=decoded.placements,
+            seed=request.seed if request.HasField("seed") else secrets.randbits(63),
+            max_passes=self._limits.passes,
         )
-        return plan, decoded.arguments
+        return plan, decoded
 
     def _model(self, request: Any) -> Model:
         if not request.model:

@@ -13,6 +13,7 @@ class Limits:
         input_bytes: of all model-ready inputs of a call.
         call_seconds: that a call without a deadline may take, and at most one with.
         stall_seconds: that the reader of a stream may stand still.
+        passes: runs of the network on one sample that the maps of a call may take.
         buffer_bytes: that an introspection holds for its reader.
     """
 
@@ -21,4 +22,5 @@ class Limits:
     input_bytes: int
     call_seconds: float
     stall_seconds: float
+    passes: int
     buffer_bytes: int

@@ -5,8 +5,10 @@ import time
 from cutaway.v1 import introspect_pb2, tensor_pb2
 from cutaway_server.introspection import events, reduce
 from cutaway_server.introspection.plan import CaptureKind, Expected, Plan, PlannedCapture
+from cutaway_server.introspection.plan_cams import PlannedCam
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
+from cutaway_server.rpc.cams import encode_cam, encode_cost, encode_judged, encode_planned_cam
 from cutaway_server.rpc.encode import SCORES_KINDS, encode_provenance, encode_top
 from cutaway_server.rpc.errors import code_of
 from cutaway_server.rpc.tensors import WIRE_DTYPES, duration
@@ -51,17 +53,28 @@ class StreamEncoder:
         if self._layer:
             self._by_layer[self._layer] = self._by_layer.get(self._layer, 0.0) + seconds
 
-    def _message(self, event: events.Started | events.Predicted | events.Failed | events.Finished) -> Response:
-        if isinstance(event, events.Started):
-            return Response(started=_encode_started(event.plan, self._request_id))
-        if isinstance(event, events.Failed):
-            return Response(item_failed=_encode_failed(event))
-        if isinstance(event, events.Predicted):
-            top = encode_top(event.top, self._model.labels)
-            kind = SCORES_KINDS[self._model.scores_kind]
-            return Response(prediction=introspect_pb2.Prediction(scores_item=event.scores_item, scores_kind=kind, top=top))
-        self._encode_seconds.observe(self._seconds)
-        return Response(finished=self._finished(event))
+    def _message(self, event: events.Event) -> Response:
+        match event:
+            case events.Started():
+                return Response(started=_encode_started(event.plan, self._request_id))
+            case events.Failed():
+                return Response(item_failed=_encode_failed(event))
+            case events.Predicted():
+                return Response(prediction=self._prediction(event))
+            case events.Progress():
+                return Response(progress=introspect_pb2.Progress(what=event.what, done=event.done, total=event.total))
+            case events.Judged():
+                return Response(faithfulness=encode_judged(event))
+            case events.Finished():
+                self._encode_seconds.observe(self._seconds)
+                return Response(finished=self._finished(event))
+            case events.Piece():
+                raise AssertionError("pieces are encoded around their data")
+
+    def _prediction(self, event: events.Predicted) -> introspect_pb2.Prediction:
+        top = encode_top(event.top, self._model.labels)
+        kind = SCORES_KINDS[self._model.scores_kind]
+        return introspect_pb2.Prediction(scores_item=event.scores_item, scores_kind=kind, top=top)
 
     def _finished(self, event: events.Finished) -> introspect_pb2.Finished:
         stages = {**event.stages, "encode": self._seconds} if event.stages else {}
@@ -80,6 +93,7 @@ class StreamEncoder:
             ],
             bytes_sent=event.bytes_sent,
             last_layer=event.last_layer,
+            cams=map(encode_cost, event.cams),
         )
 
 
@@ -115,15 +129,16 @@ def _encode_started(plan: Plan, request_id: str) -> introspect_pb2.Started:
         provenance=encode_provenance(plan.model),
         batch=plan.batch,
         captures=[_encode_planned(capture, tensor) for capture in plan.captures for tensor in capture.expected],
-        cams=[introspect_pb2.PlannedCam(cam=cam.index, method=cam.method.name, layer=cam.layer.name) for cam in plan.cams],
+        cams=map(encode_planned_cam, plan.cams),
         total_bytes=plan.total_bytes,
         request_id=request_id,
         estimate=introspect_pb2.Estimate(
-            forward_passes=1,
-            backward_passes=len(plan.backward_targets),
+            forward_passes=plan.forward_passes,
+            backward_passes=plan.backward_passes,
             stops_after=stop.name if stop else "",
             compute=duration(plan.compute_seconds),
         ),
+        seed=plan.seed if plan.chance else None,
     )
 
 
@@ -142,35 +157,23 @@ def _encode_planned(capture: PlannedCapture, tensor: Expected) -> introspect_pb2
 
 def _encode_header(header: events.Header) -> introspect_pb2.ChunkHeader:
     message = introspect_pb2.ChunkHeader(
-        dtype=WIRE_DTYPES[header.dtype],
+        dtype=WIRE_DTYPES[header.dtype] if header.dtype else tensor_pb2.DATA_TYPE_UNSPECIFIED,
         shape=header.shape,
         total_bytes=header.total_bytes,
-        encoding=introspect_pb2.ENCODING_AFFINE8 if header.affine8 else introspect_pb2.ENCODING_RAW,
+        encoding=introspect_pb2.ENCODING_RAW if header.dtype else introspect_pb2.ENCODING_PNG,
     )
     if header.affine8:
+        message.encoding = introspect_pb2.ENCODING_AFFINE8
         message.affine8.scales.extend(header.affine8.scales)
         message.affine8.zero_points.extend(header.affine8.zero_points)
     subject = header.subject
     if isinstance(subject, events.CaptureSubject):
         message.capture.CopyFrom(_encode_capture(subject))
     elif isinstance(subject, events.CamSubject):
-        message.cam.CopyFrom(_encode_cam(subject))
+        message.cam.CopyFrom(encode_cam(subject))
     else:
         message.scores.SetInParent()
     return message
-
-
-def _encode_cam(subject: events.CamSubject) -> introspect_pb2.CamHeader:
-    cam = subject.cam
-    score = introspect_pb2.SCORE_PROBABILITY if cam.target.probability else introspect_pb2.SCORE_MODEL
-    return introspect_pb2.CamHeader(
-        cam=cam.index,
-        method=cam.method.name,
-        layer=cam.layer.name,
-        classes=subject.classes,
-        settings=introspect_pb2.CamSettings(relu=cam.relu, score=score),
-        placement=[introspect_pb2.Affine(**placement._asdict()) for placement in subject.placements],
-    )
 
 
 def _encode_capture(subject: events.CaptureSubject) -> introspect_pb2.CaptureHeader:
@@ -197,8 +200,8 @@ def _encode_capture(subject: events.CaptureSubject) -> introspect_pb2.CaptureHea
 
 def _encode_failed(event: events.Failed) -> introspect_pb2.ItemFailed:
     message = introspect_pb2.ItemFailed(code=code_of(event.why).value[0], message=str(event.why))
-    if isinstance(event.subject, int):
-        message.cam = event.subject
+    if isinstance(event.subject, PlannedCam):
+        message.cam, message.rank = event.subject.index, event.subject.target.rank
     else:
         message.capture.CopyFrom(_encode_capture(event.subject))
     return message

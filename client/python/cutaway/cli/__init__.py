@@ -2,7 +2,7 @@
 
 import click
 
-from cutaway.cli import demo, introspect, predict, serve, tables
+from cutaway.cli import cam, demo, introspect, predict, serve, tables
 
 __all__ = ["main"]
 
@@ -13,5 +13,14 @@ def main() -> None:
     """Serves convolutional networks that one can see inside, and looks into them."""
 
 
-for command in (serve.serve, demo.demo, tables.models, tables.layers, predict.predict, introspect.introspect):
+for command in (
+    serve.serve,
+    serve.sanity,
+    demo.demo,
+    tables.models,
+    tables.layers,
+    predict.predict,
+    introspect.introspect,
+    cam.cam,
+):
     main.add_command(command)

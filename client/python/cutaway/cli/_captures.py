@@ -8,8 +8,8 @@ from rich.table import Table
 
 import cutaway
 from cutaway import pictures
-from cutaway.cli._command import bytes_text, print_json, seconds_text, stdout
-from cutaway.cli._output_files import value_key
+from cutaway.cli._command import bytes_text, passes_text, print_json, seconds_text, stdout
+from cutaway.cli._output_files import map_key, value_key
 
 
 def capture_facts(event: cutaway.Activation | cutaway.Statistics) -> dict[str, Any]:
@@ -78,13 +78,13 @@ def show_plan(started: cutaway.Started, *, as_json: bool) -> None:
         sizes = bytes_text(capture.bytes), bytes_text(capture.full_bytes)
         table.add_row("/".join(filter(None, (capture.kind, capture.layer, capture.path))), shape, capture.dtype or "", *sizes)
     for cam in started.cams:
-        table.add_row(f"cam/{cam.cam}: {cam.method} at {cam.layer}", "", "", "", "")
+        place = " + ".join(cam.layers) or "the input"
+        table.add_row(f"{map_key(cam)}: {cam.method} at {place}", pictures.shape_text(cam.shape), "float32", "", "")
     stdout().print(table)
     estimate = started.estimate
-    passes = f"{estimate.forward_passes} forward" + (f", {estimate.backward_passes} backward" if estimate.backward_passes else "")
     stop = f" that ends after {estimate.stops_after}" if estimate.stops_after else ""
     stdout().print(
         f"{started.model} {started.version}, {started.batch} samples: {bytes_text(started.total_bytes)} to send, "
-        f"{passes}{stop}, about {seconds_text(estimate.compute)} of computing. Nothing ran.",
+        f"{passes_text(estimate.forward_passes, estimate.backward_passes)}{stop}, about {seconds_text(estimate.compute)} of computing. Nothing ran.",
         soft_wrap=True,
     )

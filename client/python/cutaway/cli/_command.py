@@ -15,9 +15,13 @@ WIDE = 160  # columns for output that no terminal limits: tables in a pipe keep 
 
 
 class ClientCommand(click.Command):
-    """A command with --server and --timeout that says what went wrong in one line on stderr and exits with 1."""
+    """A command with --server and --timeout that says what went wrong in one line on stderr and exits with 1.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        timeout: default of --timeout, in seconds.
+    """
+
+    def __init__(self, *args: Any, timeout: float = 30.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += [
             click.Option(
@@ -32,7 +36,7 @@ class ClientCommand(click.Command):
             click.Option(
                 ["--timeout"],
                 type=click.FloatRange(min=0, min_open=True),
-                default=30.0,
+                default=timeout,
                 show_default=True,
                 metavar="SECONDS",
                 help="How long a call may take.",
@@ -101,6 +105,11 @@ def bytes_text(count: int) -> str:
 def seconds_text(seconds: float) -> str:
     """0.0123 as "12.3 ms"."""
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def passes_text(forward: int, backward: int) -> str:
+    """Runs of the network for each sample: "1 forward, 1 backward"."""
+    return f"{forward} forward" + (f", {backward} backward" if backward else "")
 
 
 def class_text(best: cutaway.ScoredClass) -> str:

@@ -1,7 +1,7 @@
 """Files that are written: what an introspection saw, as pictures and as values."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ class Drawing(NamedTuple):
 
 
 def write_values(out: Path, events: Iterable[cutaway.Event]) -> Path:
-    """All raw values in one file, under the keys of value_key, "cam/INDEX" and "scores"."""
+    """All raw values in one file, under the keys of value_key and map_key, and "scores"."""
     values: dict[str, Array] = {}
     for event in events:
         match event:
@@ -35,9 +35,14 @@ def write_values(out: Path, events: Iterable[cutaway.Event]) -> Path:
                 for name in ("minimum", "maximum", "mean", "std", "zeros", "l2", "non_finite", "histogram"):
                     values[f"{value_key(event)}/{name}"] = getattr(event, name)
             case cutaway.CamMap():
-                values[f"cam/{event.cam}"] = event.map
+                values[map_key(event)] = event.map
             case cutaway.Prediction():
                 values["scores"] = event.scores
+    return save_values(out, values)
+
+
+def save_values(out: Path, values: Mapping[str, Array]) -> Path:
+    """Arrays in one file, values.npz."""
     out.mkdir(parents=True, exist_ok=True)
     np.savez(out / "values.npz", **values)  # type: ignore[arg-type]  # no key is the name of a parameter
     return out / "values.npz"
@@ -46,9 +51,13 @@ def write_values(out: Path, events: Iterable[cutaway.Event]) -> Path:
 def write_picture(out: Path, drawing: Drawing, samples: int) -> Path:
     """One picture; in a folder of its sample where there are several."""
     folder = out if drawing.sample is None or samples == 1 else out / f"sample-{drawing.sample}"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{safe(drawing.name)}.png"
-    drawing.picture.save(file)
+    return save(drawing.picture, folder / f"{safe(drawing.name)}.png")
+
+
+def save(picture: Image.Image, file: Path) -> Path:
+    """Writes a picture, and the folder that it goes into."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file)
     return file
 
 
@@ -64,20 +73,39 @@ def draw_activation(event: cutaway.Activation, layer_type: str) -> Iterator[Draw
 
 def draw_cam(event: cutaway.CamMap, photographs: Sequence[Image.Image], labels: Sequence[str]) -> Iterator[Drawing]:
     """Each sample's map on its photograph, or by itself where there is none."""
-    for sample, (values, index) in enumerate(zip(event.map, event.classes, strict=True)):
-        if event.placement and photographs:
-            drawn = pictures.overlay(photographs[sample], values, event.placement[sample])
-        else:
-            drawn = pictures.heat_map(values)
-        title = f"{event.method} at {event.layer}, class {labels[index] if index < len(labels) else index}"
-        silent = "no value above 0: at this layer nothing speaks for this class"
-        note = pictures.range_text(values) if (values > 0).any() else silent
-        yield Drawing(f"cam{event.cam}-{event.method}-{event.layer}", sample, pictures.captioned(drawn, title, note))
+    name = "-".join([f"cam{event.cam}", *([f"{event.rank}"] if event.rank else []), event.method, *event.layers])
+    for sample, values in enumerate(event.map):
+        title = f"{event.method} at {event.layer or 'the input'}, {explained(event, sample, labels)}"
+        note = "; ".join(notes_of(event, sample)) or pictures.range_text(values)
+        yield Drawing(name, sample, pictures.captioned(map_picture(event, sample, photographs), title, note))
+
+
+def map_picture(event: cutaway.CamMap, sample: int, photographs: Sequence[Image.Image]) -> Image.Image:
+    """A sample's map on its photograph, or by itself where there is none."""
+    if event.placement and photographs:
+        return pictures.overlay(photographs[sample], event.map[sample], event.placement[sample])
+    return pictures.activation(event.map[sample])
+
+
+def explained(event: cutaway.CamMap, sample: int, labels: Sequence[str]) -> str:
+    """Which class a sample's map speaks of, as its label, or its index where it has none, and against which."""
+    classes = (of[sample] for of in (event.classes, event.against) if of)
+    return "class " + " against ".join(labels[index] if index < len(labels) else str(index) for index in classes)
+
+
+def notes_of(event: cutaway.CamMap, sample: int) -> list[str]:
+    """Why a sample's map says nothing; none where it says something."""
+    return [note.message for note in event.notes if note.sample == sample]
 
 
 def value_key(event: cutaway.Activation | cutaway.Statistics) -> str:
     """A capture's name in values.npz: "output/conv1", with the path behind it where the value was nested."""
     return "/".join(filter(None, (event.kind, event.layer, event.path)))
+
+
+def map_key(planned: cutaway.CamMap | cutaway.PlannedCam) -> str:
+    """A map's name in values.npz: "cam/0", with the rank behind it from the second of a top k on."""
+    return f"cam/{planned.cam}" + (f"/{planned.rank}" if planned.rank else "")
 
 
 def safe(name: str) -> str:

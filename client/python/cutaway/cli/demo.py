@@ -16,6 +16,7 @@ import cutaway
 from cutaway import pictures
 from cutaway._tensors import Array
 from cutaway.cli._command import class_text, progress_bar, stdout
+from cutaway.cli._output_files import save
 from cutaway.cli._server import running_server
 
 NETWORKS = ("mnist", "mnist-gap")
@@ -42,7 +43,6 @@ class Digits(NamedTuple):
 def demo(out: Path) -> None:
     """Shows it all: starts a server, asks it about handwritten digits, draws what it saw into a folder, stops it."""
     digits = read_digits()
-    out.mkdir(parents=True, exist_ok=True)
     try:
         with running_server() as address, cutaway.Client(address) as client:
             stdout().print(f"A server is up at {address}. It is asked about {len(digits.labels)} digits it never saw.")
@@ -71,12 +71,6 @@ def read_digits() -> Digits:
     turns = [int((labels[:index] == label).sum()) for index, label in enumerate(labels)]
     order = np.lexsort((labels, turns))  # 0 to 9, and again
     return Digits(pixels[order], labels[order])
-
-
-def save(picture: Image.Image, file: Path) -> Path:
-    """Writes a picture."""
-    picture.save(file)
-    return file
 
 
 def print_answers(digits: Digits, answers: Mapping[str, cutaway.Prediction]) -> None:

@@ -6,26 +6,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from rich.table import Table
 
 import cutaway
-from cutaway import pictures
 from cutaway._introspection import gather
 from cutaway._requests import Look
 from cutaway.cli._captures import capture_facts, captures_table, show_plan
 from cutaway.cli._command import ClientCommand, json_option, print_json, progress_bar, seconds_text, stdout
 from cutaway.cli._input_files import Batch, Layout, files_argument, layout_option, load
+from cutaway.cli._maps import map_facts, maps_table
 from cutaway.cli._output_files import Drawing, draw_activation, draw_cam, write_picture, write_values
 from cutaway.cli.predict import print_top
 
+CAM = "METHOD[@LAYER[+LAYER…]][?class=K|top=K|class=K&against=K]"
+_ASKED = r"(?:(?:class|against)=\d+(?:,\d+)*|top=\d+)"
+
 
 def read_cam(text: str) -> cutaway.Cam:
-    """METHOD[@LAYER][?class=K]; K is one class index for all samples, or one for each: 3,5."""
-    found = re.fullmatch(r"([^@?]+)(?:@([^?]+))?(?:\?class=(\d+(?:,\d+)*))?", text)
+    """METHOD[@LAYER+…][?class=K&against=K], or ?top=K; a class is one index for all samples, or one for each: 3,5."""
+    found = re.fullmatch(rf"([^@?]+)(?:@([^?]+))?(?:\?({_ASKED}(?:&{_ASKED})*))?", text)
     if found is None:
-        raise click.BadParameter(f"{text!r} is not METHOD[@LAYER][?class=K]")
-    method, layer, classes = found.groups()
-    return cutaway.Cam(method, layer, class_index=[int(index) for index in classes.split(",")] if classes else None)
+        raise click.BadParameter(f"{text!r} is not {CAM}")
+    method, layers, query = found.groups()
+    asked = dict(part.split("=") for part in query.split("&")) if query else {}
+    classes = {key: [int(index) for index in asked[key].split(",")] for key in ("class", "against") if key in asked}
+    return cutaway.Cam(
+        method,
+        layers and layers.split("+"),
+        class_index=classes.get("class"),
+        against=classes.get("against"),
+        top_k=int(asked["top"]) if "top" in asked else None,
+    )
 
 
 def read_pool(text: str) -> dict[str, Any]:
@@ -59,7 +69,7 @@ def read_channels(text: str) -> dict[str, Any]:
     "cams",
     multiple=True,
     type=read_cam,
-    metavar="METHOD[@LAYER][?class=K]",
+    metavar=CAM,
     help="Make a class activation map, such as 'grad-cam@conv2?class=3' (in quotes, for the shell's sake).",
 )
 @click.option("--statistics", is_flag=True, help="Take numbers about the tensors instead of them.")
@@ -103,7 +113,7 @@ def introspect(
     --layer, --input, --gradient and --cam may be given several times. With --out, each capture becomes a picture and
     each map an overlay on the picture as it was sent; with several samples there is a folder for each. values.npz holds
     the raw values as "output/LAYER", "input/LAYER", "gradient/LAYER" (and "/PATH" within a nested value), "cam/INDEX"
-    and "scores".
+    (and "/RANK" from the second of a top k on) and "scores".
 
     --statistics, --pool, --channels and --precision shrink all that --layer, --input and --gradient take, on the server.
     """
@@ -142,8 +152,12 @@ def _watched(events: Iterable[cutaway.Event]) -> Iterator[cutaway.Event]:
             match event:
                 case cutaway.Started():
                     progress.update(task, total=len(event.captures) + len(event.cams))
-                case cutaway.Activation() | cutaway.Statistics() | cutaway.CamMap():
+                case cutaway.Activation() | cutaway.Statistics():
                     progress.update(task, advance=1, description=event.layer)
+                case cutaway.CamMap():
+                    progress.update(task, advance=1, description=event.method)
+                case cutaway.Progress():
+                    progress.update(task, description=f"{event.what} {event.done}/{event.total}")
             yield event
 
 
@@ -173,7 +187,7 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
             "request_id": seen.started.request_id,
             "samples": names,
             "captures": [capture_facts(event) for event in seen.captures],
-            "cams": [_cam_facts(event) for event in events if isinstance(event, cutaway.CamMap)],
+            "cams": [map_facts(event) for event in events if isinstance(event, cutaway.CamMap)],
             "failures": [
                 {"item": _failed(failure), "code": failure.code.name, "message": failure.message} for failure in seen.failures
             ],
@@ -187,33 +201,14 @@ def _print_json(events: list[cutaway.Event], names: list[str], written: list[Pat
     )
 
 
-def _cam_facts(event: cutaway.CamMap) -> dict[str, Any]:
-    return {
-        "cam": event.cam,
-        "method": event.method,
-        "layer": event.layer,
-        "classes": list(event.classes),
-        "relu": event.relu,
-        "score": event.score,
-        "shape": list(event.map.shape),
-        "placement": [place._asdict() for place in event.placement],
-        "maximum": pictures.value_span(event.map)[1],
-    }
-
-
 def _print_tables(events: list[cutaway.Event], names: list[str], written: list[Path]) -> None:
     seen = gather(events)
     if seen.prediction:
         print_top(names, seen.prediction)
     if seen.captures:
         stdout().print(captures_table([capture_facts(event) for event in seen.captures]))
-    maps = [event for event in events if isinstance(event, cutaway.CamMap)]
-    if maps:
-        table = Table("map", "layer", "classes", "shape", "largest value")
-        for event in maps:
-            shape, (_, high) = pictures.shape_text(event.map.shape), pictures.value_span(event.map)
-            table.add_row(event.method, event.layer, " ".join(map(str, event.classes)), shape, f"{high:.4g}")
-        stdout().print(table)
+    if maps := [event for event in events if isinstance(event, cutaway.CamMap)]:
+        stdout().print(maps_table(maps, names))
     stages = ", ".join(f"{stage} {seconds_text(spent)}" for stage, spent in seen.timings.stages.items())
     stdout().print(f"{seen.started.model} {seen.started.version}, request {seen.started.request_id}: {stages}", soft_wrap=True)
     for file in written:

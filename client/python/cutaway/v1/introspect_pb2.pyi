@@ -23,11 +23,57 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_FLOAT16: _ClassVar[Precision]
     PRECISION_AFFINE8: _ClassVar[Precision]
 
+class Fusion(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FUSION_UNSPECIFIED: _ClassVar[Fusion]
+    FUSION_MEAN: _ClassVar[Fusion]
+    FUSION_MAX: _ClassVar[Fusion]
+    FUSION_PRODUCT: _ClassVar[Fusion]
+
+class Normalisation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NORMALISATION_UNSPECIFIED: _ClassVar[Normalisation]
+    NORMALISATION_NONE: _ClassVar[Normalisation]
+    NORMALISATION_MIN_MAX: _ClassVar[Normalisation]
+    NORMALISATION_MAX: _ClassVar[Normalisation]
+
+class Upsampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPSAMPLING_UNSPECIFIED: _ClassVar[Upsampling]
+    UPSAMPLING_NONE: _ClassVar[Upsampling]
+    UPSAMPLING_BILINEAR: _ClassVar[Upsampling]
+    UPSAMPLING_NEAREST: _ClassVar[Upsampling]
+
+class CamPicture(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAM_PICTURE_UNSPECIFIED: _ClassVar[CamPicture]
+    CAM_PICTURE_HEAT_MAP: _ClassVar[CamPicture]
+    CAM_PICTURE_OVERLAY: _ClassVar[CamPicture]
+
 class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENCODING_UNSPECIFIED: _ClassVar[Encoding]
     ENCODING_RAW: _ClassVar[Encoding]
     ENCODING_AFFINE8: _ClassVar[Encoding]
+    ENCODING_PNG: _ClassVar[Encoding]
+
+class CamForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAM_FORM_UNSPECIFIED: _ClassVar[CamForm]
+    CAM_FORM_RAW: _ClassVar[CamForm]
+    CAM_FORM_SCALED: _ClassVar[CamForm]
+    CAM_FORM_HEAT_MAP: _ClassVar[CamForm]
+    CAM_FORM_OVERLAY: _ClassVar[CamForm]
+
+class CamNothing(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAM_NOTHING_UNSPECIFIED: _ClassVar[CamNothing]
+    CAM_NOTHING_DEAD_LAYER: _ClassVar[CamNothing]
+    CAM_NOTHING_SATURATED: _ClassVar[CamNothing]
+    CAM_NOTHING_GRADIENT_VANISHED: _ClassVar[CamNothing]
+    CAM_NOTHING_NOTHING_POSITIVE: _ClassVar[CamNothing]
+    CAM_NOTHING_CANCELLED: _ClassVar[CamNothing]
+    CAM_NOTHING_NOT_FINITE: _ClassVar[CamNothing]
 
 class CaptureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -35,6 +81,14 @@ class CaptureKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAPTURE_KIND_OUTPUT: _ClassVar[CaptureKind]
     CAPTURE_KIND_INPUT: _ClassVar[CaptureKind]
     CAPTURE_KIND_GRADIENT: _ClassVar[CaptureKind]
+
+class ChannelJoin(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANNEL_JOIN_UNSPECIFIED: _ClassVar[ChannelJoin]
+    CHANNEL_JOIN_SUM: _ClassVar[ChannelJoin]
+    CHANNEL_JOIN_PRINCIPAL: _ClassVar[ChannelJoin]
+    CHANNEL_JOIN_LARGEST: _ClassVar[ChannelJoin]
+    CHANNEL_JOIN_NONE: _ClassVar[ChannelJoin]
 
 class Score(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -47,13 +101,46 @@ POOL_METHOD_MAX: PoolMethod
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FLOAT16: Precision
 PRECISION_AFFINE8: Precision
+FUSION_UNSPECIFIED: Fusion
+FUSION_MEAN: Fusion
+FUSION_MAX: Fusion
+FUSION_PRODUCT: Fusion
+NORMALISATION_UNSPECIFIED: Normalisation
+NORMALISATION_NONE: Normalisation
+NORMALISATION_MIN_MAX: Normalisation
+NORMALISATION_MAX: Normalisation
+UPSAMPLING_UNSPECIFIED: Upsampling
+UPSAMPLING_NONE: Upsampling
+UPSAMPLING_BILINEAR: Upsampling
+UPSAMPLING_NEAREST: Upsampling
+CAM_PICTURE_UNSPECIFIED: CamPicture
+CAM_PICTURE_HEAT_MAP: CamPicture
+CAM_PICTURE_OVERLAY: CamPicture
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_RAW: Encoding
 ENCODING_AFFINE8: Encoding
+ENCODING_PNG: Encoding
+CAM_FORM_UNSPECIFIED: CamForm
+CAM_FORM_RAW: CamForm
+CAM_FORM_SCALED: CamForm
+CAM_FORM_HEAT_MAP: CamForm
+CAM_FORM_OVERLAY: CamForm
+CAM_NOTHING_UNSPECIFIED: CamNothing
+CAM_NOTHING_DEAD_LAYER: CamNothing
+CAM_NOTHING_SATURATED: CamNothing
+CAM_NOTHING_GRADIENT_VANISHED: CamNothing
+CAM_NOTHING_NOTHING_POSITIVE: CamNothing
+CAM_NOTHING_CANCELLED: CamNothing
+CAM_NOTHING_NOT_FINITE: CamNothing
 CAPTURE_KIND_UNSPECIFIED: CaptureKind
 CAPTURE_KIND_OUTPUT: CaptureKind
 CAPTURE_KIND_INPUT: CaptureKind
 CAPTURE_KIND_GRADIENT: CaptureKind
+CHANNEL_JOIN_UNSPECIFIED: ChannelJoin
+CHANNEL_JOIN_SUM: ChannelJoin
+CHANNEL_JOIN_PRINCIPAL: ChannelJoin
+CHANNEL_JOIN_LARGEST: ChannelJoin
+CHANNEL_JOIN_NONE: ChannelJoin
 SCORE_UNSPECIFIED: Score
 SCORE_MODEL: Score
 SCORE_PROBABILITY: Score
@@ -139,16 +226,38 @@ class ChannelRange(_message.Message):
     def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Cam(_message.Message):
-    __slots__ = ("method", "layer", "target", "settings")
+    __slots__ = ("method", "layers", "target", "settings", "fusion", "scaling", "pictures", "faithfulness")
     METHOD_FIELD_NUMBER: _ClassVar[int]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FIELD_NUMBER: _ClassVar[int]
+    PICTURES_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_FIELD_NUMBER: _ClassVar[int]
     method: str
-    layer: str
+    layers: _containers.RepeatedScalarFieldContainer[str]
     target: Target
     settings: CamSettings
-    def __init__(self, method: _Optional[str] = ..., layer: _Optional[str] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., settings: _Optional[_Union[CamSettings, _Mapping]] = ...) -> None: ...
+    fusion: Fusion
+    scaling: Scaling
+    pictures: _containers.RepeatedScalarFieldContainer[CamPicture]
+    faithfulness: FaithfulnessSettings
+    def __init__(self, method: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., target: _Optional[_Union[Target, _Mapping]] = ..., settings: _Optional[_Union[CamSettings, _Mapping]] = ..., fusion: _Optional[_Union[Fusion, str]] = ..., scaling: _Optional[_Union[Scaling, _Mapping]] = ..., pictures: _Optional[_Iterable[_Union[CamPicture, str]]] = ..., faithfulness: _Optional[_Union[FaithfulnessSettings, _Mapping]] = ...) -> None: ...
+
+class Scaling(_message.Message):
+    __slots__ = ("normalisation", "upsampling")
+    NORMALISATION_FIELD_NUMBER: _ClassVar[int]
+    UPSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    normalisation: Normalisation
+    upsampling: Upsampling
+    def __init__(self, normalisation: _Optional[_Union[Normalisation, str]] = ..., upsampling: _Optional[_Union[Upsampling, str]] = ...) -> None: ...
+
+class FaithfulnessSettings(_message.Message):
+    __slots__ = ("steps",)
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    def __init__(self, steps: _Optional[int] = ...) -> None: ...
 
 class Target(_message.Message):
     __slots__ = ("predicted", "classes", "top_k", "contrast")
@@ -187,20 +296,22 @@ class Contrast(_message.Message):
     def __init__(self, indices: _Optional[_Iterable[int]] = ..., against: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class IntrospectResponse(_message.Message):
-    __slots__ = ("started", "chunk", "prediction", "progress", "item_failed", "finished")
+    __slots__ = ("started", "chunk", "prediction", "progress", "item_failed", "finished", "faithfulness")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ITEM_FAILED_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_FIELD_NUMBER: _ClassVar[int]
     started: Started
     chunk: Chunk
     prediction: Prediction
     progress: Progress
     item_failed: ItemFailed
     finished: Finished
-    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., item_failed: _Optional[_Union[ItemFailed, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
+    faithfulness: Faithfulness
+    def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., prediction: _Optional[_Union[Prediction, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., item_failed: _Optional[_Union[ItemFailed, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ..., faithfulness: _Optional[_Union[Faithfulness, _Mapping]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("model", "version", "provenance", "batch", "captures", "cams", "total_bytes", "request_id", "estimate", "seed")
@@ -259,14 +370,26 @@ class PlannedCapture(_message.Message):
     def __init__(self, layer: _Optional[str] = ..., kind: _Optional[_Union[CaptureKind, str]] = ..., path: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., full_bytes: _Optional[int] = ..., capture: _Optional[int] = ...) -> None: ...
 
 class PlannedCam(_message.Message):
-    __slots__ = ("cam", "method", "layer")
+    __slots__ = ("cam", "method", "layers", "rank", "forward_passes", "backward_passes", "shape", "faithfulness_forward_passes", "faithfulness_backward_passes")
     CAM_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    FORWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
+    BACKWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_FORWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_BACKWARD_PASSES_FIELD_NUMBER: _ClassVar[int]
     cam: int
     method: str
-    layer: str
-    def __init__(self, cam: _Optional[int] = ..., method: _Optional[str] = ..., layer: _Optional[str] = ...) -> None: ...
+    layers: _containers.RepeatedScalarFieldContainer[str]
+    rank: int
+    forward_passes: int
+    backward_passes: int
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    faithfulness_forward_passes: int
+    faithfulness_backward_passes: int
+    def __init__(self, cam: _Optional[int] = ..., method: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., rank: _Optional[int] = ..., forward_passes: _Optional[int] = ..., backward_passes: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., faithfulness_forward_passes: _Optional[int] = ..., faithfulness_backward_passes: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
     __slots__ = ("scores_item", "scores_kind", "top")
@@ -288,29 +411,79 @@ class Progress(_message.Message):
     total: int
     def __init__(self, what: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
+class Faithfulness(_message.Message):
+    __slots__ = ("cam", "rank", "map", "random", "steps")
+    CAM_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    RANDOM_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    cam: int
+    rank: int
+    map: Measures
+    random: Measures
+    steps: int
+    def __init__(self, cam: _Optional[int] = ..., rank: _Optional[int] = ..., map: _Optional[_Union[Measures, _Mapping]] = ..., random: _Optional[_Union[Measures, _Mapping]] = ..., steps: _Optional[int] = ...) -> None: ...
+
+class Measures(_message.Message):
+    __slots__ = ("deletion", "insertion", "average_drop", "increase", "road", "sensitivity", "complexity")
+    DELETION_FIELD_NUMBER: _ClassVar[int]
+    INSERTION_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_DROP_FIELD_NUMBER: _ClassVar[int]
+    INCREASE_FIELD_NUMBER: _ClassVar[int]
+    ROAD_FIELD_NUMBER: _ClassVar[int]
+    SENSITIVITY_FIELD_NUMBER: _ClassVar[int]
+    COMPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    deletion: _containers.RepeatedScalarFieldContainer[float]
+    insertion: _containers.RepeatedScalarFieldContainer[float]
+    average_drop: _containers.RepeatedScalarFieldContainer[float]
+    increase: _containers.RepeatedScalarFieldContainer[float]
+    road: _containers.RepeatedScalarFieldContainer[float]
+    sensitivity: _containers.RepeatedScalarFieldContainer[float]
+    complexity: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, deletion: _Optional[_Iterable[float]] = ..., insertion: _Optional[_Iterable[float]] = ..., average_drop: _Optional[_Iterable[float]] = ..., increase: _Optional[_Iterable[float]] = ..., road: _Optional[_Iterable[float]] = ..., sensitivity: _Optional[_Iterable[float]] = ..., complexity: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class ItemFailed(_message.Message):
-    __slots__ = ("capture", "cam", "code", "message")
+    __slots__ = ("capture", "cam", "rank", "code", "message")
     CAPTURE_FIELD_NUMBER: _ClassVar[int]
     CAM_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     capture: CaptureHeader
     cam: int
+    rank: int
     code: int
     message: str
-    def __init__(self, capture: _Optional[_Union[CaptureHeader, _Mapping]] = ..., cam: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    def __init__(self, capture: _Optional[_Union[CaptureHeader, _Mapping]] = ..., cam: _Optional[int] = ..., rank: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("stages", "layers", "bytes_sent", "last_layer")
+    __slots__ = ("stages", "layers", "bytes_sent", "last_layer", "cams")
     STAGES_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     LAST_LAYER_FIELD_NUMBER: _ClassVar[int]
+    CAMS_FIELD_NUMBER: _ClassVar[int]
     stages: _containers.RepeatedCompositeFieldContainer[StageTiming]
     layers: _containers.RepeatedCompositeFieldContainer[LayerTiming]
     bytes_sent: int
     last_layer: str
-    def __init__(self, stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerTiming, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., last_layer: _Optional[str] = ...) -> None: ...
+    cams: _containers.RepeatedCompositeFieldContainer[CamTiming]
+    def __init__(self, stages: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., layers: _Optional[_Iterable[_Union[LayerTiming, _Mapping]]] = ..., bytes_sent: _Optional[int] = ..., last_layer: _Optional[str] = ..., cams: _Optional[_Iterable[_Union[CamTiming, _Mapping]]] = ...) -> None: ...
+
+class CamTiming(_message.Message):
+    __slots__ = ("cam", "rank", "map", "faithfulness", "pictures")
+    CAM_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    MAP_FIELD_NUMBER: _ClassVar[int]
+    FAITHFULNESS_FIELD_NUMBER: _ClassVar[int]
+    PICTURES_FIELD_NUMBER: _ClassVar[int]
+    cam: int
+    rank: int
+    map: _duration_pb2.Duration
+    faithfulness: _duration_pb2.Duration
+    pictures: _duration_pb2.Duration
+    def __init__(self, cam: _Optional[int] = ..., rank: _Optional[int] = ..., map: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., faithfulness: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., pictures: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class LayerTiming(_message.Message):
     __slots__ = ("layer", "completed_after", "capture", "bytes", "reduce", "encode")
@@ -409,20 +582,44 @@ class ScoresHeader(_message.Message):
     def __init__(self) -> None: ...
 
 class CamHeader(_message.Message):
-    __slots__ = ("cam", "method", "layer", "classes", "settings", "placement")
+    __slots__ = ("cam", "method", "layers", "classes", "settings", "placement", "rank", "against", "form", "sample", "notes", "scaling", "fusion")
     CAM_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_FIELD_NUMBER: _ClassVar[int]
+    FORM_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    SCALING_FIELD_NUMBER: _ClassVar[int]
+    FUSION_FIELD_NUMBER: _ClassVar[int]
     cam: int
     method: str
-    layer: str
+    layers: _containers.RepeatedScalarFieldContainer[str]
     classes: _containers.RepeatedScalarFieldContainer[int]
     settings: CamSettings
     placement: _containers.RepeatedCompositeFieldContainer[Affine]
-    def __init__(self, cam: _Optional[int] = ..., method: _Optional[str] = ..., layer: _Optional[str] = ..., classes: _Optional[_Iterable[int]] = ..., settings: _Optional[_Union[CamSettings, _Mapping]] = ..., placement: _Optional[_Iterable[_Union[Affine, _Mapping]]] = ...) -> None: ...
+    rank: int
+    against: _containers.RepeatedScalarFieldContainer[int]
+    form: CamForm
+    sample: int
+    notes: _containers.RepeatedCompositeFieldContainer[CamNote]
+    scaling: Scaling
+    fusion: Fusion
+    def __init__(self, cam: _Optional[int] = ..., method: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., classes: _Optional[_Iterable[int]] = ..., settings: _Optional[_Union[CamSettings, _Mapping]] = ..., placement: _Optional[_Iterable[_Union[Affine, _Mapping]]] = ..., rank: _Optional[int] = ..., against: _Optional[_Iterable[int]] = ..., form: _Optional[_Union[CamForm, str]] = ..., sample: _Optional[int] = ..., notes: _Optional[_Iterable[_Union[CamNote, _Mapping]]] = ..., scaling: _Optional[_Union[Scaling, _Mapping]] = ..., fusion: _Optional[_Union[Fusion, str]] = ...) -> None: ...
+
+class CamNote(_message.Message):
+    __slots__ = ("sample", "reason", "message")
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    sample: int
+    reason: CamNothing
+    message: str
+    def __init__(self, sample: _Optional[int] = ..., reason: _Optional[_Union[CamNothing, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Affine(_message.Message):
     __slots__ = ("scale_x", "scale_y", "offset_x", "offset_y")
@@ -437,9 +634,19 @@ class Affine(_message.Message):
     def __init__(self, scale_x: _Optional[float] = ..., scale_y: _Optional[float] = ..., offset_x: _Optional[float] = ..., offset_y: _Optional[float] = ...) -> None: ...
 
 class CamSettings(_message.Message):
-    __slots__ = ("relu", "score")
+    __slots__ = ("relu", "score", "join", "augment", "steps", "window", "stride")
     RELU_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    AUGMENT_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
     relu: bool
     score: Score
-    def __init__(self, relu: bool = ..., score: _Optional[_Union[Score, str]] = ...) -> None: ...
+    join: ChannelJoin
+    augment: bool
+    steps: int
+    window: _containers.RepeatedScalarFieldContainer[int]
+    stride: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, relu: bool = ..., score: _Optional[_Union[Score, str]] = ..., join: _Optional[_Union[ChannelJoin, str]] = ..., augment: bool = ..., steps: _Optional[int] = ..., window: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -1,27 +1,19 @@
-"""Class activation maps: one file a method, each a pure function from tensors to a map."""
+"""Class activation maps and attributions of the input: one file a method, each a pure function from tensors to parts of a map.
 
-from dataclasses import dataclass
-from enum import Enum
+A new method is a new file here that holds a `METHOD`: requests, the layer of the docs and the command find it by itself.
+"""
 
+from importlib import import_module
+from pkgutil import iter_modules
 
-class Needs(Enum):
-    """What a method weighs the target layer's channels by."""
+from cutaway_server.introspection.cam.method import Method, Needs
 
-    HEAD = "the weights of one linear layer on the global average of the target layer"
-    GRADIENT = "the gradient of the score with respect to the target layer"
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method and what its paper says.
-
-    Attributes:
-        relu: whether the published map has its negative values set to 0.
-    """
-
-    name: str
-    needs: Needs
-    relu: bool
+_modules = (import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__))
+_methods: list[Method] = [module.METHOD for module in _modules if hasattr(module, "METHOD")]
 
 
-METHODS = {method.name: method for method in (Method("cam", Needs.HEAD, relu=False), Method("grad-cam", Needs.GRADIENT, relu=True))}
+def _place(method: Method) -> tuple[bool, int, str]:
+    return method.at_input, list(Needs).index(method.needs), method.name
+
+
+METHODS = {method.name: method for method in sorted(_methods, key=_place)}
