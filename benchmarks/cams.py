@@ -4,23 +4,18 @@ The server is a process of its own; its lanes use as many threads as this proces
 round. Nothing is asserted.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
-from pathlib import Path
 
-import lite0
+import lite0  # before what imports torchvision
 import torch
 from captum.attr import IntegratedGradients
-from side_by_side import Row, Sides, run, times
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pytorch_grad_cam import GradCAM
+from side_by_side import Row, Sides, run, times
 from torchcam.methods import ScoreCAM
 
 import cutaway
-import torchvision_shim  # noqa: F401  # before what imports torchvision
 
 LAYER = "_conv_head"
 FEW_CHANNELS = "_blocks.15"  # 320, for what runs the network once a channel

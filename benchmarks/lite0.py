@@ -1,7 +1,9 @@
 """EfficientNet-Lite0 with its ImageNet weights, and a server of it."""
 
 import io
+import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from own_process import Running, running_server
 from PIL import Image
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import torchvision_shim  # noqa: F401  # for libraries that import torchvision
 from cutaway_server.models.model import InputSpec, Model, prepare
 from cutaway_server.models.preprocessing import ImageSpec
 

@@ -68,11 +68,10 @@ def joined(parts: Tensor, join: Join) -> Tensor:
 def principal(parts: Tensor) -> Tensor:
     """The projection of each cell on the first principal component of the channels over the cells, [N, …].
 
-    A component's sign is arbitrary: here it goes with the sum of the parts.
+    A component's sign is arbitrary: here it goes with the sum of the parts. A sample that is not finite has none: NaN.
     """
-    if not parts.isfinite().all():
-        return torch.full_like(parts[:, 0], torch.nan)
-    cells = parts.double().flatten(2)
+    broken = ~parts.flatten(1).isfinite().all(1)
+    cells = parts.double().flatten(2).masked_fill(broken[:, None, None], 0)
     centred = cells - cells.mean(2, keepdim=True)
     projection: Tensor
     if centred.shape[1] <= centred.shape[2]:  # the smaller of both products has the same eigenvalues
@@ -82,7 +81,8 @@ def principal(parts: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(centred.mT @ centred)
         projection = vectors[..., -1] * values[:, -1:].clamp(min=0).sqrt()
     sign = torch.where((projection * cells.sum(1)).sum(1, keepdim=True) < 0, -1.0, 1.0)
-    return (projection * sign).to(parts.dtype).reshape(len(parts), *parts.shape[2:])
+    known = (projection * sign).masked_fill(broken[:, None], torch.nan)
+    return known.to(parts.dtype).reshape(len(parts), *parts.shape[2:])
 
 
 def min_max(plane: Tensor) -> Tensor:

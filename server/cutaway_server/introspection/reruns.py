@@ -193,12 +193,13 @@ class _Guided(TorchFunctionMode):
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if _rectifies(func.__name__.rstrip("_"), args) and isinstance(output, Tensor) and output.requires_grad:
+        if _rectifies(func.__name__.rstrip("_"), args, kwargs or {}) and isinstance(output, Tensor) and output.requires_grad:
             self.met = True
             output.register_hook(lambda gradient: gradient.clamp(min=0))  # type: ignore[no-untyped-call]
         return output
 
 
-def _rectifies(operation: str, args: tuple[Any, ...]) -> bool:
+def _rectifies(operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """ReLU, and ReLU6, which PyTorch's own modules run as a hardtanh from 0."""
-    return operation in ("relu", "relu6") or (operation == "hardtanh" and len(args) > 1 and args[1] == 0)
+    lowest = kwargs.get("min_val", args[1] if len(args) > 1 else None)
+    return operation in ("relu", "relu6") or (operation == "hardtanh" and lowest == 0)

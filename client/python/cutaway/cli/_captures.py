@@ -82,9 +82,10 @@ def show_plan(started: cutaway.Started, *, as_json: bool) -> None:
         table.add_row(f"{map_key(cam)}: {cam.method} at {place}", pictures.shape_text(cam.shape), "float32", "", "")
     stdout().print(table)
     estimate = started.estimate
+    passes = passes_text(estimate.forward_passes, estimate.backward_passes)
     stop = f" that ends after {estimate.stops_after}" if estimate.stops_after else ""
     stdout().print(
         f"{started.model} {started.version}, {started.batch} samples: {bytes_text(started.total_bytes)} to send, "
-        f"{passes_text(estimate.forward_passes, estimate.backward_passes)}{stop}, about {seconds_text(estimate.compute)} of computing. Nothing ran.",
+        f"{passes}{stop}, about {seconds_text(estimate.compute)} of computing. Nothing ran.",
         soft_wrap=True,
     )

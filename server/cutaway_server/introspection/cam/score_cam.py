@@ -21,7 +21,8 @@ def score_cam(activation: Tensor, runs: Runs) -> Tensor:
 
     def masked(number: Tensor) -> tuple[Tensor, Tensor]:
         sample, channel = number // channels, number % channels
-        mask = min_max(enlarge(activation[sample, channel], tuple(runs.x.shape[2:])))[:, None]  # s(Up(A_k))
+        plane = min_max(activation[sample, channel])  # so that rounding is not blown up where a channel is the same everywhere
+        mask = min_max(enlarge(plane, tuple(runs.x.shape[2:])))[:, None]  # s(Up(A_k))
         return sample, runs.x[sample] * mask
 
     gains = runs.of_inputs(samples * channels, masked).view(samples, channels)
