@@ -87,7 +87,7 @@ class _NoMethods:
 
 
 def test_health_is_not_serving_until_ready_and_while_draining():
-    limits = Limits(message_bytes=1 << 20, pixels=1, input_bytes=1, call_seconds=1, stall_seconds=1, buffer_bytes=1)
+    limits = Limits(message_bytes=1 << 20, pixels=1, input_bytes=1, call_seconds=1, stall_seconds=1, passes=1, buffer_bytes=1)
     server = RpcServer(_NoMethods(), "127.0.0.1:0", limits=limits, waiting_predictions=1, with_reflection=False)
     server.start()
     try:
