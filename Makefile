@@ -53,7 +53,7 @@ protos: $(VENV)/grpc-tools ## Generate the Python of protos/
 bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other libraries, as ratios
 	$(BIN)/python benchmarks/against_echo.py
 	$(BIN)/python benchmarks/introspection.py
-	$(BIN)/python benchmarks/cams.py
+	CUTAWAY_THREADS=1 $(BIN)/python benchmarks/cams.py
 
 train: $(VENV)/server ## Train the built-in networks again: make train DIGITS=path/to/mnist10k.npz
 	$(BIN)/python -m cutaway_server.models.mnist.training $(DIGITS) --out server/cutaway_server/models/mnist
