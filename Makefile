@@ -47,7 +47,7 @@ STUBS := client/python/cutaway/v1
 protos: $(VENV)/grpc-tools ## Generate the Python of protos/
 	rm -rf $(STUBS) && mkdir $(STUBS)
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --python_out=client/python --pyi_out=client/python protos/cutaway/v1/*.proto
-	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto
+	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto protos/cutaway/v1/admin.proto
 	echo '"""Messages and stubs generated from protos/cutaway/v1 by `make protos`. Never edited."""' > $(STUBS)/__init__.py
 
 bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other libraries, as ratios

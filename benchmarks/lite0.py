@@ -15,7 +15,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import torchvision_shim  # noqa: F401  # for libraries that import torchvision
-from cutaway_server.models.model import InputSpec, Model, prepare
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.prepare import prepare
 from cutaway_server.models.preprocessing import ImageSpec
 
 NAME = "efficientnet-lite0"

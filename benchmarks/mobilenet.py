@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cutaway_server.models.mirror import mirror_from_factory
-from cutaway_server.models.model import InputSpec, Model, prepare
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.prepare import prepare
 from cutaway_server.models.walk import Walk
 from torchvision_shim import models
 

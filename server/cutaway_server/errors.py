@@ -5,7 +5,8 @@
     ├── UnknownLayer            ├── InputTooLarge         ├── ReaderStalled
     ├── NothingMatches          ├── Busy                  ├── Cancelled
     ├── NotHookable             ├── NotIntrospectable     ├── ShuttingDown
-    ├── NotReducible            ├── CamNotPossible        └── NetworkFailed
+    ├── NotReducible            ├── CamNotPossible        ├── NetworkFailed
+    ├── NotReady                ├── OutOfMemory           └── NothingToReload
 
 Messages are for the caller: what was wrong, which limit, what would work. They hold no path, no traceback, no internal name.
 """
@@ -33,6 +34,27 @@ class UnknownModel(Refusal):
     def __str__(self) -> str:
         asked = f"model {self.model!r}" + (f" version {self.version!r}" if self.version else "")
         return f"there is no {asked}; there is: {', '.join(self.known) or 'none'}"
+
+
+@dataclass(eq=False)
+class NotReady(Refusal):
+    """A model that is there but could not be loaded."""
+
+    model: str
+    version: str
+    reason: str
+
+    def __str__(self) -> str:
+        which = f"model {self.model!r}" + (f" version {self.version}" if self.version else "")
+        return f"{which} could not be loaded: {self.reason}"
+
+
+@dataclass(eq=False)
+class NothingToReload(Refusal):
+    """A server that was given no folders of models."""
+
+    def __str__(self) -> str:
+        return "the server has no folders of models to look at; start it with --models DIR"
 
 
 @dataclass(eq=False)
@@ -179,7 +201,7 @@ class ShuttingDown(Refusal):
     """The server takes no more calls."""
 
     def __str__(self) -> str:
-        return "the server is shutting down; try another one"
+        return "the server, or this version of the model, is shutting down; try again, or another server"
 
 
 @dataclass(eq=False)
@@ -190,3 +212,14 @@ class NetworkFailed(Refusal):
 
     def __str__(self) -> str:
         return f"model {self.model!r} failed on this input; the server's log has the cause under this call's request id"
+
+
+@dataclass(eq=False)
+class OutOfMemory(Refusal):
+    """A device's memory did not suffice for the call."""
+
+    model: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"the memory of {self.device} did not suffice for this call of {self.model!r}; send fewer samples, or smaller ones"

@@ -44,7 +44,7 @@ def settings_rows() -> list[list[str]]:
     rows = []
     for name, field in Settings.model_fields.items():
         description, _, said = (field.description or "").partition(" [default: ")
-        default = said.rstrip("]") if field.default is PydanticUndefined else str(field.default).lower()
+        default = said.rstrip("]") if field.default is PydanticUndefined else "none" if field.default == () else str(field.default).lower()
         flag = f"--{name.replace('_', '-')}"
         rows.append([f"`{flag}`", f"`CUTAWAY_{name.upper()}`", default, description])
     return rows
@@ -100,7 +100,7 @@ def unit_of(name: str) -> str:
     for unit in ("seconds", "bytes", "samples"):
         if name.endswith(f"_{unit}"):
             return unit
-    return {"requests": "calls", "waiting": "calls", "stops": "forward passes", "hooks": "hooks"}.get(
+    return {"requests": "calls", "waiting": "calls", "stops": "forward passes", "hooks": "hooks", "models": "models"}.get(
         name.rpartition("_")[2], "mirrors"
     )
 

@@ -13,7 +13,8 @@ from cutaway_server.introspection import sanity
 from cutaway_server.introspection.plan_cams import CamRequest
 from cutaway_server.introspection.sanity import Randomisation
 from cutaway_server.models.builtin import load_builtin
-from cutaway_server.models.model import InputSpec, Model, prepare, weights_digest
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.prepare import prepare, weights_digest
 
 LAYERS = {
     "mnist": ["fc2", "fc1", "conv2", "conv1"],

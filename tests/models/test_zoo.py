@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import cutaway
-from cutaway_server.models.model import InputSpec, Model, NotServable, prepare
+from cutaway_server.models.model import InputSpec, Model, NotServable
+from cutaway_server.models.prepare import prepare
 from cutaway_server.models.walk import Site, Walk, parametrizations, tensors
 from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.process.life import Server
@@ -313,7 +314,7 @@ def test_predict_and_another_mirror_run_between_any_two_layers(
     zoo: dict[tuple[str, str], Model], x: Tensor, other: Tensor, style: str, way: str
 ) -> None:
     model = zoo[style, way]
-    serving = Eager(model.network)
+    serving = Eager(model)
     expected, predicted = plain_hooks(model.network, x), serving.run((other.clone(),)).clone()
     mirrors = [model.make_mirror() for _ in range(2)]  # after a prediction, as when a lane replaces its mirror
 
@@ -436,7 +437,7 @@ class AlwaysTraining(Plain):
 
 
 def test_a_network_without_an_eval_mode() -> None:
-    with pytest.raises(NotServable, match=r"mine: the network fails .*no eval\(\)"):
+    with pytest.raises(NotServable, match=r"the network fails .*no eval\(\)"):
         reason(AlwaysTraining(), None)
 
 

@@ -37,7 +37,9 @@ class Gate:
 
 @contextmanager
 def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterator[Batcher]:
-    opened = Batcher("m", gate, threads=1, max_batch=max_batch, max_waiting=max_waiting, metrics=Metrics())
+    opened = Batcher(
+        "m", gate, device=torch.device("cpu"), threads=1, max_batch=max_batch, max_waiting=max_waiting, metrics=Metrics()
+    )
     try:
         yield opened
     finally:

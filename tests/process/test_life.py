@@ -87,15 +87,24 @@ class _NoMethods:
 
 
 def test_health_is_not_serving_until_ready_and_while_draining():
-    limits = Limits(message_bytes=1 << 20, pixels=1, input_bytes=1, call_seconds=1, stall_seconds=1, passes=1, buffer_bytes=1)
-    server = RpcServer(_NoMethods(), "127.0.0.1:0", limits=limits, waiting_predictions=1, with_reflection=False)
+    limits = Limits(
+        message_bytes=1 << 20,
+        pixels=1,
+        input_bytes=1,
+        call_seconds=1,
+        stall_seconds=1,
+        passes=1,
+        buffer_bytes=1,
+        all_buffers_bytes=1,
+    )
+    server = RpcServer(_NoMethods(), None, "127.0.0.1:0", limits=limits, waiting_predictions=1, with_reflection=False)
     server.start()
     try:
         with connected(server.address) as opened:
             stub = health_pb2_grpc.HealthStub(opened)
             seen = {name: stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=30) for name in ("", SERVICE)}
             assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 2
-            server.ready()
+            server.ready(True)
             assert [next(watch).status for watch in seen.values()] == [SERVING] * 2
             server.drain(0)
             assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 2

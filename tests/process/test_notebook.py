@@ -222,10 +222,10 @@ def test_a_network_that_raises():
 @pytest.mark.parametrize(
     ("net", "example", "says"),
     [
-        (Tupled(), torch.zeros(1, 3), "mine: the network must give one tensor whose first axis is the batch"),
-        (Summed(), torch.zeros(1, 3), "mine: the network must give one tensor whose first axis is the batch"),
-        (Counted(), torch.zeros(1, 3), "mine: the network must give floating-point scores"),
-        (Own(), torch.zeros(1, 3), r"mine: the network fails on \[2, 3\]: "),
+        (Tupled(), torch.zeros(1, 3), r"the network gives several tensors; name one of them as its head: '0' \[2, 3\]"),
+        (Summed(), torch.zeros(1, 3), "the network must give one tensor whose first axis is the batch"),
+        (Counted(), torch.zeros(1, 3), "the network must give floating-point scores"),
+        (Own(), torch.zeros(1, 3), r"the network fails on \[2, 3\]: "),
     ],
 )
 @pytest.mark.usefixtures("no_thread_stays")

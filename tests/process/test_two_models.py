@@ -12,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import nn
 
 import cutaway
-from cutaway_server.models.model import InputSpec, prepare
+from cutaway_server.models.model import InputSpec
+from cutaway_server.models.prepare import prepare
 from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
 from server_process import metric_at, wait_until

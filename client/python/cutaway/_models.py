@@ -9,22 +9,24 @@ from cutaway.v1 import model_pb2
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How pixels become a model-ready tensor: resize, crop the centre, scale to 0 … 1, subtract mean, divide by std."""
+    """How pixels become a model-ready tensor: resize, crop the centre, scale to the range, subtract mean, divide by std."""
 
     color: str
-    """One of "gray", "rgb"."""
+    """One of "gray", "rgb", "bgr"."""
     height: int
     """Rows of the model-ready image."""
     width: int
     """Columns of the model-ready image."""
     resize_shorter: int
-    """Length in pixels that the shorter side is resized to before the crop."""
+    """Length in pixels that the shorter side is resized to before the crop; 0 for a resize of both sides, with no crop."""
     resample: str
     """Filter of the resize, as Pillow names it."""
     mean: tuple[float, ...]
-    """One a channel, in the unit of pixels scaled to 0 … 1."""
+    """One a channel, in the unit of the scaled pixels."""
     std: tuple[float, ...]
-    """One a channel, in the unit of pixels scaled to 0 … 1."""
+    """One a channel, in the unit of the scaled pixels."""
+    range: tuple[float, float]
+    """What pixels of 0 and 255 are scaled to."""
     invert_bright_background: bool
     """Whether a picture whose border is bright is inverted first."""
 
@@ -40,6 +42,10 @@ class InputSpec:
     """Shape of a model-ready tensor, the batch first; -1 stands for any size."""
     image: ImageSpec | None
     """How pictures are made into such a tensor; None where the model takes model-ready tensors only."""
+    min_shape: tuple[int, ...] = ()
+    """Least size of each axis, 1 for the batch; empty where all axes but the batch are fixed."""
+    max_shape: tuple[int, ...] = ()
+    """Greatest size of each axis, -1 for the batch; empty where min_shape is."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Provenance:
     engine: str
     device: str
     torch_version: str
+    file_digest: str
+    """SHA-256 of the file that the weights were read from; empty where there was none."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +130,9 @@ class Model:
     name: str
     version: str
     state: str
-    """One of "loading", "ready", "failed"."""
+    """One of "loading", "ready", "failed", "parked"; a parked one is loaded by the first call that asks for it."""
     state_reason: str
-    """Why state is what it is; empty for "ready"."""
+    """Why state is what it is; for "ready" empty, or why what the server's folder holds now is not what serves."""
     inputs: tuple[InputSpec, ...]
     scores_kind: str
     """What the scores are: "logits", "log_probabilities", "probabilities" or "sigmoid"."""
@@ -172,12 +180,20 @@ def read_provenance(message: model_pb2.Provenance) -> Provenance:
         engine=message.engine,
         device=message.device,
         torch_version=message.torch_version,
+        file_digest=message.file_digest,
     )
 
 
 def _input_spec(message: model_pb2.InputSpec) -> InputSpec:
     image = _image_spec(message.image) if message.HasField("image") else None
-    return InputSpec(message.name, dtype_name(message.dtype), tuple(message.shape), image)
+    return InputSpec(
+        name=message.name,
+        dtype=dtype_name(message.dtype),
+        shape=tuple(message.shape),
+        image=image,
+        min_shape=tuple(message.min_shape),
+        max_shape=tuple(message.max_shape),
+    )
 
 
 def _image_spec(message: model_pb2.ImageSpec) -> ImageSpec:
@@ -189,6 +205,7 @@ def _image_spec(message: model_pb2.ImageSpec) -> ImageSpec:
         resample=message.resample,
         mean=tuple(message.mean),
         std=tuple(message.std),
+        range=(message.range_min, message.range_max),
         invert_bright_background=message.invert_bright_background,
     )
 

@@ -7,10 +7,11 @@ from collections import deque
 import structlog
 import torch
 
-from cutaway_server.errors import Busy, NetworkFailed, Refusal, ShuttingDown
+from cutaway_server.errors import Busy, NetworkFailed, OutOfMemory, Refusal, ShuttingDown
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.run import run
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.device import free_cache, is_out_of_memory, own_stream
 from cutaway_server.models.mirror import Mirror
 from cutaway_server.models.model import Model
 from cutaway_server.models.threads import give_way, use_cpu_threads
@@ -44,7 +45,6 @@ class Lanes:
         self._mirror_seconds = metrics.mirror_seconds.labels(model.name)
         self._mirrors: list[Mirror | None] = [self._make_mirror() for _ in range(count)]  # None: to be made for the next call
         self._lane_wait_seconds = metrics.lane_wait_seconds.labels(model.name)
-        metrics.introspections_waiting.labels(model.name).set_function(lambda: len(self._waiting))
         self._in_use = metrics.mirrors_in_use.labels(model.name)
         self._dropped = {reason: metrics.mirrors_dropped.labels(model.name, reason) for reason in ("raised", "hooks", "unfinished")}
         self._threads = [
@@ -53,6 +53,16 @@ class Lanes:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait now."""
+        return len(self._waiting)
+
+    @property
+    def count(self) -> int:
+        """How many lanes there are."""
+        return len(self._mirrors)
 
     def live_hooks(self) -> int:
         """Hooks that stand in the hook dicts of all mirrors beyond their baselines, counted now."""
@@ -88,10 +98,12 @@ class Lanes:
         give_way()
         use_cpu_threads(self._threads_each)
         torch.set_grad_enabled(False)  # grad mode is a thread's own, and starts enabled
+        stream = own_stream(self._model.device)
         while call := self._next():
             try:
                 self._lane_wait_seconds.observe(time.monotonic() - call.arrived)
-                self._run(call, lane)
+                with stream:
+                    self._run(call, lane)
             finally:
                 with self._changed:
                     self._running.discard(call)
@@ -136,9 +148,12 @@ class Lanes:
 
     def _end(self, call: Call, lane: int, error: Exception) -> None:
         why = error if isinstance(error, Refusal) else NetworkFailed(self._model.name)
+        if is_out_of_memory(error):
+            why = OutOfMemory(self._model.name, str(self._model.device))
+            free_cache(self._model.device)
         call.stop(why)
         about = {"method": "Introspect", "model": self._model.name, "request_id": call.request_id, "last_layer": call.last_layer}
-        if isinstance(why, NetworkFailed):
+        if isinstance(why, NetworkFailed | OutOfMemory):
             self._drop(lane, "raised")
             log.error("the introspection failed", exc_info=error, **about)
         else:

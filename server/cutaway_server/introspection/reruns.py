@@ -53,8 +53,9 @@ class Bench:
         first, *others = self._call.arguments
         arguments = x.to(first.dtype, copy=True), *(other[samples] for other in others)  # it may write to them
         self._call.whole_pass = False
-        with inside:
-            scores: Tensor = self._mirror.network(*arguments)
+        model = self._call.plan.model
+        with model.precision(), inside:
+            scores = model.scores(self._mirror.network, arguments)
         self._call.whole_pass = True
         self.runs += len(x)
         self._tell(len(x))

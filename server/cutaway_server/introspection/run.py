@@ -22,6 +22,7 @@ from cutaway_server.introspection.look import INPUT, Look
 from cutaway_server.introspection.sender import Sender
 from cutaway_server.introspection.taps import Taps
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.device import to_device
 from cutaway_server.models.mirror import Mirror
 from cutaway_server.models.scores import top_classes
 from cutaway_server.models.walk import Walk
@@ -38,6 +39,7 @@ def run(call: Call, mirror: Mirror, metrics: Metrics, batch: int) -> None:
     waited = time.monotonic() - call.arrived - call.mirror_seconds
     stages = {"plan": call.plan_seconds, "wait": waited, "mirror": call.mirror_seconds}
     call.put(Started(call.plan))
+    call.arguments = tuple(to_device(argument, call.plan.model.device) for argument in call.arguments)
     sender = Sender(call, metrics)
     taps = Taps(call, sender)
     scores = _forward(call, mirror, taps, stages, metrics)
@@ -71,11 +73,11 @@ def _forward(call: Call, mirror: Mirror, taps: Taps, stages: dict[str, float], m
     scores = None
     with torch.no_grad():
         arguments = _arguments(call, taps)
-        with walk:
+        with call.plan.model.precision(), walk:
             stages["register"] = time.monotonic() - began
             taps.began = time.monotonic()
             try:
-                scores = mirror.network(*arguments)
+                scores = call.plan.model.scores(mirror.network, arguments)
                 call.whole_pass = True
             except Refusal:
                 raise

@@ -1,6 +1,7 @@
 """From tensors to pieces for the reader, with the accounts of what they cost."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -20,6 +21,7 @@ from cutaway_server.introspection.events import (
 )
 from cutaway_server.introspection.reduce import CannotReduce, Reduced, Reduction
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.device import to_host
 from cutaway_server.models.tensor_bytes import flat_bytes, is_sendable
 
 
@@ -40,6 +42,7 @@ class Sender:
         self.costs: dict[str, LayerCost] = {}
         self._call = call
         self._items = 0
+        self._autocast = call.plan.model.autocast is not None
         name = call.plan.model.name
         self._capture_seconds = metrics.hook_capture_seconds.labels(name)
         self._reduce_seconds = metrics.reduce_seconds.labels(name)
@@ -58,7 +61,8 @@ class Sender:
             return
         began = time.monotonic()
         try:
-            reduced = reduction.apply(tensor, subject.batch_first)
+            with torch.autocast(tensor.device.type, enabled=False) if self._autocast else nullcontext():  # the network's alone
+                reduced = reduction.apply(tensor, subject.batch_first)
         except CannotReduce as error:
             self._call.put(Failed(subject, NotReducible(f"captures[{subject.index}]", subject.layer, str(error))))
             return
@@ -104,7 +108,7 @@ class Sender:
 
     def _on_host(self, tensor: Tensor) -> Tensor:
         began = time.monotonic()
-        data = flat_bytes(tensor)
+        data = flat_bytes(to_host(tensor.detach().contiguous()))
         if tensor.device.type != "cpu":
             seconds = time.monotonic() - began
             self.to_host += seconds

@@ -3,7 +3,7 @@
 The values of the label `model` are names of models that the server has, or "" where a call named none of them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 _CALLS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 _HOOKS = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1)  # seconds
+_LOADS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)  # seconds
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 
 
@@ -39,20 +40,21 @@ class Metrics:
         self.engine_seconds = Histogram(
             "cutaway_engine_seconds", "How long the engine ran a batch.", model, buckets=_CALLS, registry=registry
         )
-        self.predictions_waiting = Gauge(
-            "cutaway_predictions_waiting", "Predictions that wait for a batch now.", model, registry=registry
-        )
         self.lane_wait_seconds = Histogram(
             "cutaway_lane_wait_seconds", "How long an introspection waited for a lane.", model, buckets=_CALLS, registry=registry
-        )
-        self.introspections_waiting = Gauge(
-            "cutaway_introspections_waiting", "Introspections that wait for a lane now.", model, registry=registry
         )
         self.plan_seconds = Histogram(
             "cutaway_plan_seconds",
             "How long one introspection took to decode its inputs and resolve its names.",
             model,
             buckets=_HOOKS,
+            registry=registry,
+        )
+        self.load_seconds = Histogram(
+            "cutaway_load_seconds",
+            "How long loading a model took, from its folder to its first answer.",
+            model,
+            buckets=_LOADS,
             registry=registry,
         )
         self.mirror_seconds = Histogram(
@@ -120,14 +122,16 @@ class Metrics:
             "cutaway_mirrors_dropped", "Mirrors thrown away and built anew.", ("model", "reason"), registry=registry
         )
 
-    def gauge_at_scrape(self, name: str, help_text: str, read: Callable[[], Iterable[tuple[str, float]]]) -> None:
-        """Adds a gauge by model whose values are read when they are asked for."""
+    def gauge_at_scrape(
+        self, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
+    ) -> None:
+        """Adds a gauge whose values, by their labels' values, are read when they are asked for."""
 
         class AtScrape(Collector):
             def collect(self) -> Iterable[Metric]:
-                family = GaugeMetricFamily(name, help_text, labels=("model",))
-                for model, value in read():
-                    family.add_metric((model,), value)
+                family = GaugeMetricFamily(name, help_text, labels=labels)
+                for values, value in read():
+                    family.add_metric(values, value)
                 yield family
 
         self.registry.register(AtScrape())

@@ -7,22 +7,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cutaway_server.models.mnist.networks import MEAN, STD, GapNet, Net
-from cutaway_server.models.model import InputSpec, Model, prepare
-from cutaway_server.models.preprocessing import ImageSpec
+from cutaway_server.models.mnist.networks import GapNet, Net
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.prepare import prepare
+from cutaway_server.models.presets import PRESETS
 
 FACTORIES: Mapping[str, Callable[[], nn.Module]] = {"mnist": Net, "mnist-gap": GapNet}
-
-_DIGITS = ImageSpec(
-    color="gray",
-    height=28,
-    width=28,
-    resize_shorter=28,
-    resample="bilinear",
-    mean=(MEAN,),
-    std=(STD,),
-    invert_bright_background=True,
-)
 
 
 def load_builtin(name: str) -> Model:
@@ -33,7 +23,7 @@ def load_builtin(name: str) -> Model:
     return prepare(
         network,
         name=name,
-        inputs=(InputSpec("x", torch.float32, (-1, 1, 28, 28), _DIGITS),),
+        inputs=(InputSpec("x", torch.float32, (-1, 1, 28, 28), PRESETS["mnist"]),),
         labels=[str(digit) for digit in range(10)],
         factory=FACTORIES[name],
     )

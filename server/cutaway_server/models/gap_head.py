@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway_server.models.layer_table import LayerTable, argument
+from cutaway_server.models.outputs import pick
 from cutaway_server.models.scores import ScoresKind, probabilities
 from cutaway_server.models.walk import Site, Walk
 
@@ -25,15 +26,18 @@ class GapHead:
     layers: tuple[str, ...]
 
 
-def find_gap_head(network: nn.Module, table: LayerTable, kind: ScoresKind, arguments: tuple[Tensor, ...]) -> GapHead | None:
+def find_gap_head(
+    network: nn.Module, table: LayerTable, head: str, kind: ScoresKind, arguments: tuple[Tensor, ...]
+) -> GapHead | None:
     """Runs the network once and compares numbers: structure alone does not tell what a forward pass does.
 
     Args:
         network: private to the caller; it is hooked while this runs.
+        head: path of the scores.
     """
     seen = _Seen()
     with torch.no_grad(), Walk(network, seen, operations=True):
-        scores = network(*arguments)
+        scores = pick(network(*arguments), head)
     if seen.linear is None or scores.ndim != 2 or not _explains(seen.linear_output, scores, kind):
         return None
     layers = tuple(

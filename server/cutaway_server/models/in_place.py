@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cutaway_server.models.layer_table import LayerTable
 from cutaway_server.models.leaves import hold
+from cutaway_server.models.outputs import pick
 from cutaway_server.models.walk import Site, Walk, tensors
 
 _ALIAS = "its output shares memory that the network writes to later by another name"
@@ -42,17 +43,17 @@ def mark_layers_without_gradient(network: nn.Module, table: LayerTable, argument
     return LayerTable([replace(layer, no_gradient=reasons.get(layer.site, "")) for layer in table])
 
 
-def input_without_gradient(network: nn.Module, arguments: tuple[Tensor, ...]) -> str:
-    """Why no gradient with respect to the first argument can be had; empty where it can."""
+def input_without_gradient(network: nn.Module, head: str, arguments: tuple[Tensor, ...]) -> str:
+    """Why no gradient of the scores at `head` with respect to the first argument can be had; empty where it can."""
     first, *others = (argument.clone() for argument in arguments)
     if not first.dtype.is_floating_point:
         return f"its first input is {str(first.dtype).removeprefix('torch.')}, which has no gradient"
     with torch.no_grad():
-        usual = network(*(argument.clone() for argument in arguments))
+        usual = pick(network(*(argument.clone() for argument in arguments)), head)
     try:
         with torch.enable_grad():
             leaf = first.requires_grad_()
-            scores = network(leaf.clone(), *others)
+            scores = pick(network(leaf.clone(), *others), head)
             (gradient,) = torch.autograd.grad(scores.sum(), leaf, allow_unused=True)
     except Exception:  # of PyTorch, or of a network that does what is not recorded
         return "the network does in place, or without PyTorch, what is not recorded"

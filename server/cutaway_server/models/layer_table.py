@@ -153,6 +153,18 @@ class LayerTable(Sequence[Layer]):
             raise NothingMatches(field, pattern[:100], self._close_matches(pattern.strip("*?")))
         return found
 
+    def with_facts_of(self, other: "LayerTable") -> "LayerTable":
+        """This table, with what another size of the input has shown of the same layers: shares of the time, strides, gradients."""
+        facts = {layer.site: layer for layer in other.firing}
+        return LayerTable(
+            [
+                replace(layer, forward_share=fact.forward_share, stride=fact.stride, no_gradient=fact.no_gradient)
+                if layer.site is not None and (fact := facts.get(layer.site))
+                else layer
+                for layer in self
+            ]
+        )
+
     def _close_matches(self, name: str) -> list[str]:
         names = [layer.name for layer in self.firing]
         lowered = {known.lower(): known for known in reversed(names)}

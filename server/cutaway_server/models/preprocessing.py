@@ -21,25 +21,33 @@ _BRIGHT = 127.5  # mean luma of a border, of 255, above which the ground counts 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How pixels become a model-ready image: colours, resize, centre crop, 0 … 1, less mean, divided by std.
+    """How pixels become a model-ready image: colours, resize, centre crop, scaled to the range, less mean, divided by std.
 
     Attributes:
         color: what the channels are.
         height, width: of the model-ready image, in pixels.
-        resize_shorter: what the shorter side is resized to before the crop, in pixels.
+        resize_shorter: what the shorter side is resized to before the crop, in pixels; 0 for a resize of both sides to the image's
+            own size, with no crop.
         resample: filter of the resize, antialiased as Pillow's are.
-        mean, std: one a channel, of pixels scaled to 0 … 1.
+        mean, std: one a channel, of pixels scaled to the range.
+        range: what pixels of 0 and 255 are scaled to.
         invert_bright_background: whether a picture with a bright border is inverted first.
     """
 
-    color: Literal["gray", "rgb"]
+    color: Literal["gray", "rgb", "bgr"]
     height: int
     width: int
     resize_shorter: int
     resample: Literal["bilinear", "bicubic"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    range: tuple[float, float] = (0.0, 1.0)
     invert_bright_background: bool = False
+
+    @property
+    def channels(self) -> int:
+        """How many a model-ready image has."""
+        return 1 if self.color == "gray" else 3
 
 
 class Placement(NamedTuple):
@@ -91,17 +99,28 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[NDArray[np.float32]
     """
     flat = _without_alpha(image)
     gray_or_rgb = flat.convert("L" if spec.color == "gray" else "RGB")
-    scale = spec.resize_shorter / min(image.size)
-    width, height = (max(round(side * scale), least) for side, least in zip(image.size, (spec.width, spec.height), strict=True))
+    width, height = _resized(image.size, spec)
     resized = gray_or_rgb.resize((width, height), _FILTERS[spec.resample])
-    left, top = (width - spec.width) // 2, (height - spec.height) // 2
+    left, top = (round((side - kept) / 2) for side, kept in ((width, spec.width), (height, spec.height)))  # as torchvision rounds
     pixels = np.asarray(resized.crop((left, top, left + spec.width, top + spec.height)), np.float32)
     if spec.invert_bright_background and _border(np.asarray(gray_or_rgb, np.float32)).mean() > _BRIGHT:
         pixels = 255 - pixels
     channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    channels = channels[::-1] if spec.color == "bgr" else channels
+    low, high = spec.range
+    scaled = channels / 255 if spec.range == (0.0, 1.0) else low + channels * ((high - low) / 255)
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
     scale_x, scale_y = image.width / width, image.height / height
-    return ((channels / 255 - mean) / std).astype(np.float32), Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+    return ((scaled - mean) / std).astype(np.float32), Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+
+
+def _resized(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
+    """Width and height before the crop: at least those of the crop."""
+    if not spec.resize_shorter:
+        return spec.width, spec.height
+    shorter = min(size)
+    width, height = (spec.resize_shorter * side // shorter for side in size)  # rounded down, as torchvision does
+    return max(width, spec.width), max(height, spec.height)
 
 
 def preprocess_all(images: Sequence[Image.Image], spec: ImageSpec) -> tuple[Tensor, tuple[Placement, ...]]:

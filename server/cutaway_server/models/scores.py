@@ -6,6 +6,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+_SUM_OFF = 1e-2  # how far from 1 probabilities in half precision may add up
+
 
 class ScoresKind(Enum):
     """What the numbers that a network puts out are."""
@@ -47,3 +49,22 @@ def top_classes(scores: Tensor, kind: ScoresKind, k: int) -> list[list[ScoredCla
     chances = probabilities(scores, kind).gather(1, best.indices)
     rows = zip(best.indices.tolist(), best.values.tolist(), chances.tolist(), strict=True)
     return [[ScoredClass(*members) for members in zip(*row, strict=True)] for row in rows]
+
+
+def contradiction(scores: Tensor, kind: ScoresKind) -> str:
+    """What shows that scores, whose classes lie along axis 1, are not of this kind; empty where nothing does."""
+    values = scores.double()
+    sums = values.sum(dim=1)
+    within = bool(((values >= 0) & (values <= 1)).all())
+    add_up = torch.allclose(sums, torch.ones_like(sums), atol=_SUM_OFF)
+    if not values.isfinite().all():
+        return ""
+    if kind is ScoresKind.LOGITS and scores.shape[1] > 1 and within and add_up:
+        return "for a probe they lie between 0 and 1 and add up to 1, as probabilities do: a second softmax would flatten them"
+    if kind is ScoresKind.PROBABILITIES and not (within and add_up):
+        return "for a probe they are not between 0 and 1 with a sum of 1"
+    if kind is ScoresKind.LOG_PROBABILITIES and contradiction(values.exp(), ScoresKind.PROBABILITIES):
+        return "for a probe the sum of their exponentials is not 1"
+    if kind is ScoresKind.SIGMOID and not within:
+        return "for a probe they are not between 0 and 1"
+    return ""

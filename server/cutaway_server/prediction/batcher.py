@@ -9,8 +9,9 @@ import structlog
 import torch
 from torch import Tensor
 
-from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, Refusal, ShuttingDown
+from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, OutOfMemory, Refusal, ShuttingDown
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.device import free_cache, is_out_of_memory
 from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
@@ -67,13 +68,17 @@ class Batcher:
     """One thread that runs what has arrived, up to `max_batch` samples at once, while more arrives.
 
     Args:
+        device: that the engine runs on.
         threads: CPU threads that the engine may use in PyTorch.
         max_batch: samples joined at most; 1 switches joining off. A call with more samples runs alone.
         max_waiting: predictions that may wait.
     """
 
-    def __init__(self, name: str, engine: Engine, *, threads: int, max_batch: int, max_waiting: int, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, engine: Engine, *, device: torch.device, threads: int, max_batch: int, max_waiting: int, metrics: Metrics
+    ) -> None:
         self._name = name
+        self._device = device
         self._engine = engine
         self._threads = threads
         self._max_batch = max_batch
@@ -84,9 +89,13 @@ class Batcher:
         self._queue_seconds = metrics.queue_seconds.labels(name)
         self._batch_samples = metrics.batch_samples.labels(name)
         self._engine_seconds = metrics.engine_seconds.labels(name)
-        metrics.predictions_waiting.labels(name).set_function(lambda: len(self._waiting))
         self._thread = threading.Thread(target=self._work, name=f"predict-{name}", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many predictions wait now."""
+        return len(self._waiting)
 
     def submit(self, prediction: Prediction) -> None:
         """Queues a prediction.
@@ -167,9 +176,11 @@ class Batcher:
         for prediction in batch:
             try:
                 prediction.end(self._engine.run(prediction.arguments))
-            except Exception:
+            except Exception as error:
                 log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
-                prediction.end(NetworkFailed(self._name))
+                short = is_out_of_memory(error)
+                prediction.end(OutOfMemory(self._name, str(self._device)) if short else NetworkFailed(self._name))
+        free_cache(self._device)
 
 
 def _joinable(one: Prediction, other: Prediction) -> bool:

@@ -1,6 +1,9 @@
 """The life of a server: put together, started, drained, ended."""
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -10,22 +13,31 @@ from prometheus_client import start_http_server
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
-from cutaway_server.models.repository import Repository
-from cutaway_server.prediction.batcher import Batcher
+from cutaway_server.models.repository.load import Hardware, Permissions
+from cutaway_server.models.repository.manifest import Serving
+from cutaway_server.prediction.batcher import Batcher, Prediction
 from cutaway_server.prediction.engines.eager import Eager
+from cutaway_server.process.folders import ModelFolders
+from cutaway_server.process.gauges import gauge_models
+from cutaway_server.process.host import Host
 from cutaway_server.process.settings import Settings, split_address
+from cutaway_server.rpc.admin import AdminService
 from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
 from cutaway_server.rpc.stall_watch import StallWatch
 
 _MIB = 1 << 20
+_EXPECTED_MODELS = 4  # that threads are reckoned for where the number of models may change
 
 
 class Server:
     """A server of some models. A context manager: it serves inside the block and drains at its end.
 
+    Args:
+        models: handed in; more come from the folders that the settings name.
     Attributes:
         address: of gRPC, HOST:PORT with the port that was taken.
         metrics_address: of the Prometheus metrics, likewise.
@@ -35,6 +47,7 @@ class Server:
         self._models = models
         self._settings = settings
         self._ending = ExitStack()
+        self._folders: ModelFolders | None = None
         self.address = self.metrics_address = ""
 
     def __enter__(self) -> Self:
@@ -48,73 +61,124 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ending.close()
 
+    def all(self) -> list[Listed]:
+        """The models as they stand."""
+        return self._host.all()
+
+    def reload(self) -> "Future[None]":
+        """Looks at the folders of models again, and tries again what failed. Done when the future is; at once without folders."""
+        if self._folders is None:
+            nothing: Future[None] = Future()
+            nothing.set_result(None)
+            return nothing
+        return self._told(self._folders.sync(retry=True))
+
     def _start(self) -> None:
         """Everything that starts registers its end; the ends run in reverse."""
         settings, metrics = self._settings, Metrics()
-        repository = Repository(self._models)
-        batchers = {(model.name, model.version): self._batcher(model, metrics) for model in repository}
-        lanes = {(m.name, m.version): self._open_lanes(m, metrics) for m in repository if not m.not_introspectable}
-        limits = _limits(settings, len(lanes) * settings.lanes)
-        metrics.gauge_at_scrape(
-            "cutaway_live_hooks",
-            "Hooks on mirrors beyond their baseline, counted in the hook dicts at the time of the scrape: 0 when idle.",
-            lambda: _live_hooks(lanes),
-        )
+        self._metrics = metrics
+        self._host = host = Host(self._open, metrics, budget_bytes=settings.model_memory_mib * _MIB, drain_seconds=settings.drain)
+        self._ending.callback(host.close)
+        for model in self._models:
+            host.adopt(model)
+        gauge_models(metrics, host)
+        limits = _limits(settings)
         watch = StallWatch(settings.stall_timeout)
         self._ending.callback(watch.close)
+        expected = max(len(self._models), _EXPECTED_MODELS if settings.models else 1)
         # Each model's running and waiting calls hold a thread each; the others are for calls that are refused.
-        threads = max(1, len(lanes)) * (settings.lanes + settings.max_waiting_introspections) + 16
-        pool = call_threads(threads, "introspect")
+        pool = call_threads(expected * (settings.lanes + settings.max_waiting_introspections) + 16, "introspect")
         self._ending.callback(pool.shutdown)
-        service = InferenceService(
-            repository,
-            batchers=batchers,
-            lanes=lanes,
-            lanes_per_model=settings.lanes,
-            limits=limits,
-            calls=Calls(metrics, repository, call_seconds=settings.call_timeout, log_success=settings.log_requests),
-            watch=watch,
-            introspect_pool=pool,
-            metrics=metrics,
-        )
-        rpc = RpcServer(
+        calls = Calls(metrics, host, call_seconds=settings.call_timeout, log_success=settings.log_requests)
+        service = InferenceService(host, limits=limits, calls=calls, watch=watch, introspect_pool=pool, metrics=metrics)
+        self._rpc = rpc = RpcServer(
             service,
+            AdminService(host, calls, self._reload_all) if settings.admin else None,
             settings.listen,
             limits=limits,
-            waiting_predictions=settings.max_waiting * len(batchers),
+            waiting_predictions=settings.max_waiting * expected,
             with_reflection=settings.reflection,
         )
         self.metrics_address = self._serve_metrics(metrics)
         rpc.start()
         self._ending.callback(rpc.drain, settings.drain)
-        rpc.ready()
         self.address = rpc.address
+        if settings.models:
+            self._open_folders()
+        else:
+            rpc.ready(True)
 
-    def _batcher(self, model: Model, metrics: Metrics) -> Batcher:
+    def _open_folders(self) -> None:
         settings = self._settings
+        self._folders = folders = ModelFolders(
+            self._host,
+            settings.models,
+            permissions=Permissions(settings.allow_code, settings.allow_factory),
+            hardware=Hardware(settings.device, settings.threads),
+            lazy=settings.lazy,
+            load_seconds=settings.load_timeout,
+            lane_threads=settings.lane_threads,
+        )
+        self._ending.callback(folders.close)
+        if settings.poll:
+            stopped = threading.Event()
+            poller = threading.Thread(target=self._poll, args=(stopped,), name="poll", daemon=True)
+            poller.start()
+            self._ending.callback(poller.join)
+            self._ending.callback(stopped.set)
+
+    def _poll(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._settings.poll):
+            assert self._folders is not None
+            self._told(self._folders.sync(retry=False)).exception()
+
+    def _told(self, synced: "Future[None]") -> "Future[None]":
+        """Health follows: a server that can answer for nothing is not ready."""
+        synced.add_done_callback(lambda _: self._rpc.ready(any(one.state in (State.READY, State.PARKED) for one in self.all())))
+        return synced
+
+    def _reload_all(self, seconds: float) -> bool:
+        """For the admin: whether there are folders. Waits until all is done."""
+        if self._folders is None:
+            return False
+        self.reload().result(seconds)
+        return True
+
+    def _open(self, model: Model, serving: Serving) -> Served:
+        """What answers for a model, warm."""
+        own = self._settings.model_copy(update=serving.model_dump(exclude_none=True, exclude={"device", "autocast", "lazy"}))
         batcher = Batcher(
             model.name,
-            Eager(model.network),
-            threads=settings.threads,
-            max_batch=settings.max_batch,
-            max_waiting=settings.max_waiting,
-            metrics=metrics,
+            Eager(model),
+            device=model.device,
+            threads=own.threads,
+            max_batch=own.max_batch,
+            max_waiting=own.max_waiting,
+            metrics=self._metrics,
         )
-        self._ending.callback(batcher.close)
-        return batcher
+        lanes = None
+        try:
+            if not model.not_introspectable:
+                lanes = Lanes(
+                    model,
+                    count=own.lanes,
+                    threads=own.lane_threads,
+                    batch=own.lane_batch,
+                    max_waiting=own.max_waiting_introspections,
+                    metrics=self._metrics,
+                )
+            self._warm_up(model, batcher)
+        except BaseException:
+            Served(model, batcher, lanes).close()
+            raise
+        return Served(model, batcher, lanes)
 
-    def _open_lanes(self, model: Model, metrics: Metrics) -> Lanes:
-        settings = self._settings
-        lanes = Lanes(
-            model,
-            count=settings.lanes,
-            threads=settings.lane_threads,
-            batch=settings.lane_batch,
-            max_waiting=settings.max_waiting_introspections,
-            metrics=metrics,
-        )
-        self._ending.callback(lanes.close)
-        return lanes
+    def _warm_up(self, model: Model, batcher: Batcher) -> None:
+        """One prediction on the thread that will make them, so that the first caller does not wait for its threads to start."""
+        probe = tuple(argument.cpu() for argument in model.probe(2))
+        warm = Prediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
+        batcher.submit(warm)
+        warm.result()
 
     def _serve_metrics(self, metrics: Metrics) -> str:
         host, port = split_address(self._settings.metrics)
@@ -128,9 +192,8 @@ class Server:
         return f"{self._settings.metrics.rpartition(':')[0]}:{server.server_port}"
 
 
-def _limits(settings: Settings, lanes: int) -> Limits:
-    """What one call may ask for; `lanes` share the buffer of the whole server."""
-    share = settings.max_buffer_mib * _MIB // max(1, lanes)
+def _limits(settings: Settings) -> Limits:
+    """What one call may ask for."""
     return Limits(
         message_bytes=settings.max_message_mib * _MIB,
         pixels=settings.max_pixels,
@@ -138,10 +201,6 @@ def _limits(settings: Settings, lanes: int) -> Limits:
         call_seconds=settings.call_timeout,
         stall_seconds=settings.stall_timeout,
         passes=settings.max_passes,
-        buffer_bytes=min(settings.stream_buffer_mib * _MIB, share),
+        buffer_bytes=settings.stream_buffer_mib * _MIB,
+        all_buffers_bytes=settings.max_buffer_mib * _MIB,
     )
-
-
-def _live_hooks(lanes: dict[tuple[str, str], Lanes]) -> Iterator[tuple[str, float]]:
-    for (name, _), opened in lanes.items():
-        yield name, opened.live_hooks()

@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 from pydantic import ValidationError
@@ -17,16 +17,24 @@ from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 
+if TYPE_CHECKING:
+    from cutaway_server.process.life import Server
+
 
 def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     """The flag of one setting. Its default stays with the setting, so that environment and file are asked first."""
     flag = f"--{name.replace('_', '-')}"
-    default = "" if field.default is PydanticUndefined else f" [default: {str(field.default).lower()}]"
+    several = get_origin(field.annotation) is tuple
+    default = "" if several or field.default is PydanticUndefined else f" [default: {str(field.default).lower()}]"
     choices = get_args(field.annotation)
+    if several:
+        return click.option(
+            flag, name, multiple=True, metavar=_METAVARS[name], help=f"{field.description} May be given more than once."
+        )
     if field.annotation is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=(field.description or "") + default)
     kind: Any = click.Choice(choices) if choices and all(isinstance(choice, str) for choice in choices) else field.annotation
-    metavar = "HOST:PORT" if name in ("listen", "metrics") else None
+    metavar = _METAVARS.get(name)
     return click.option(
         flag,
         name,
@@ -35,6 +43,9 @@ def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
         metavar=metavar,
         help=(field.description or "") + default,
     )
+
+
+_METAVARS = {"listen": "HOST:PORT", "metrics": "HOST:PORT", "models": "DIR", "allow_factory": "PACKAGE.MODULE:NAME"}
 
 
 def _all_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,12 +58,12 @@ def _all_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="TOML file with settings named like the flags.")
 @_all_options
 def serve(config: Path | None, **flags: Any) -> None:
-    """Serve the built-in networks over gRPC, with metrics for Prometheus.
+    """Serve the models of a folder, or the built-in ones, over gRPC, with metrics for Prometheus.
 
     Each setting may also stand in the environment (CUTAWAY_MAX_BATCH=8) or in the file of --config (max_batch = 8).
-    SIGTERM and SIGINT drain the server and end it with exit code 0.
+    SIGHUP has it look at the folder again. SIGTERM and SIGINT drain the server and end it with exit code 0.
     """
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
     try:
         settings = load_settings(given, config)
     except ValidationError as error:
@@ -66,10 +77,10 @@ def serve(config: Path | None, **flags: Any) -> None:
 
 def _run(settings: Settings) -> None:
     # The system may hand a signal to any thread, and one that waits for a lock does not notice; a socket wakes it.
-    told_to_stop, wakeup = socket.socketpair()
+    told, wakeup = socket.socketpair()
     wakeup.setblocking(False)
     signal.set_wakeup_fd(wakeup.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     wait_briefly()
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
@@ -79,18 +90,39 @@ def _run(settings: Settings) -> None:
 
     keep_freed_blocks()
     use_cpu_threads(settings.lane_threads)  # the layers are timed as they will run in a lane
-    models = [load_builtin(name) for name in FACTORIES]
+    _check_folders(settings)
+    models = [] if settings.models else [load_builtin(name) for name in FACTORIES]
     try:
         with Server(models, settings) as server:
-            for model in models:
-                layers = len(model.layers.firing)
-                click.echo(
-                    f"serving {model.name} version {model.version} on {model.device}: {layers} layers, engine {model.engine}"
-                )
-            click.echo(f"metrics at http://{server.metrics_address}/metrics")
-            click.echo(f"listening on {server.address}")
-            sys.stdout.flush()
-            told_to_stop.recv(1)
+            server.reload().add_done_callback(lambda _: wakeup.send(_LOADED))
+            while (what := told.recv(1)) not in (bytes([signal.SIGTERM]), bytes([signal.SIGINT])):
+                if what == _LOADED:
+                    _announce(server)
+                else:
+                    server.reload()
             click.echo(f"stopping: running calls have {settings.drain:g} s")
     except OSError as error:
         raise click.ClickException(str(error)) from error
+
+
+_LOADED = b"\0"  # no signal has this number
+
+
+def _check_folders(settings: Settings) -> None:
+    for folder in settings.models:
+        if not folder.is_dir():
+            raise click.ClickException(f"--models {folder}: there is no such folder")
+
+
+def _announce(server: "Server") -> None:
+    for one in server.all():
+        version = f" version {one.version}" if one.version else ""
+        if one.served:
+            model = one.served.model
+            inside = f"{len(model.layers.firing)} layers" if not model.not_introspectable else "Predict only"
+            click.echo(f"serving {one.name}{version} on {model.device}: {inside}, engine {model.engine}")
+        else:
+            click.echo(f"{one.state.value}: {one.name}{version}: {one.reason}")
+    click.echo(f"metrics at http://{server.metrics_address}/metrics")
+    click.echo(f"listening on {server.address}")
+    sys.stdout.flush()

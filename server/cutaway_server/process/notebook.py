@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cutaway_server.models.model import InputSpec, prepare
+from cutaway_server.models.model import InputSpec
+from cutaway_server.models.prepare import prepare
 from cutaway_server.models.scores import ScoresKind
 from cutaway_server.process.life import Server
 from cutaway_server.process.logs import configure_logging
@@ -23,6 +24,7 @@ def serve(
     name: str,
     labels: Sequence[str] = (),
     scores_kind: str = "logits",
+    head: str = "",
     listen: str = "127.0.0.1:0",
     metrics: str = "127.0.0.1:0",
     **settings: Any,
@@ -40,13 +42,14 @@ def serve(
         example_input: what the network is called with, the batch first; one tensor, or one for each positional argument.
         labels: one for each class.
         scores_kind: "logits", "log_probabilities", "probabilities" or "sigmoid".
+        head: path of the scores where the network gives several tensors: "out", "0".
         listen, metrics: HOST:PORT; port 0 takes a free one.
         settings: as the flags of `cutaway serve`, such as `max_batch=1`.
     Yields:
         The server; its `address` is HOST:PORT.
     Raises:
         ValueError: no name, or an unknown kind of scores.
-        NotServable: the network does not run on the example, or gives no single tensor with the batch first.
+        NotServable: the network does not run on the example, or gives no scores with the batch first.
         pydantic.ValidationError: a setting does not go.
         OSError: an address is taken.
     """
@@ -68,6 +71,7 @@ def serve(
             network,
             name=name,
             inputs=tuple(map(_spec, _names(network, len(examples)), examples)),
+            head=head,
             scores_kind=ScoresKind(scores_kind),
             labels=labels,
         )
@@ -79,6 +83,8 @@ def serve(
         for module, mode in training.items():
             module.training = mode
         for parameter in trainable:
+            if parameter.is_inference():  # the network wrote it while it predicted
+                parameter.data = parameter.detach().clone()
             parameter.requires_grad_()
 
 

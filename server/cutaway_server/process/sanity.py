@@ -100,7 +100,7 @@ def _arguments(model: "Model", files: tuple[Path, ...], layout: Layout | None) -
 
     messages = input_messages(files, layout) if files else input_messages(_digits(), "NHW")
     own = 1 << 60  # bytes, pixels, seconds: one's own files on one's own machine
-    return decode_inputs(model, messages, Limits(own, own, own, own, own, own, own)).arguments
+    return decode_inputs(model, messages, Limits(own, own, own, own, own, own, own, own)).arguments
 
 
 def _digits() -> Array:

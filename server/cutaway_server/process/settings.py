@@ -3,15 +3,10 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
-
-
-def available_cpus() -> int:
-    """How many CPUs this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -31,7 +26,22 @@ def _checked_address(address: str) -> str:
     return address
 
 
+def _split(given: Any) -> Any:
+    """Of an environment variable: as PATH is split."""
+    return (
+        tuple(part for part in given.split(os.pathsep if os.pathsep in given else ",") if part) if isinstance(given, str) else given
+    )
+
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 Address = Annotated[str, AfterValidator(_checked_address)]
+
+
+def _cpus() -> int:
+    from cutaway_server.models.threads import available_cpus  # here: it imports PyTorch, and --help need not
+
+    return available_cpus()
 
 
 class Settings(BaseSettings):
@@ -39,12 +49,37 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CUTAWAY_", extra="forbid", frozen=True)
 
+    models: Several[Path] = Field((), description="A folder of models, NAME/VERSION/model.yaml, instead of the built-in ones.")
+    allow_code: bool = Field(
+        False,
+        description="Let model folders bring programs: module.py, torch.export archives, TorchScript.",
+    )
+    allow_factory: Several[str] = Field(
+        (),
+        description="A callable, PACKAGE.MODULE:NAME, that a model.yaml may name as its factory, beyond torchvision's and timm's.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="What models run on: auto, cpu, cuda or cuda:N; auto is a GPU if there is one.",
+    )
+    lazy: bool = Field(False, description="Load models of the folder when they are first asked for.")
+    model_memory_mib: int = Field(
+        0,
+        ge=0,
+        description="MiB that the weights of all models in memory may take; idle ones are parked beyond that. 0 is no limit.",
+    )
+    load_timeout: float = Field(
+        120, gt=0, description="Seconds that a model of the folder may take to load and run when it is tried."
+    )
+    poll: float = Field(0, ge=0, description="Seconds between looks at the folders of models; 0 looks at SIGHUP only.")
+    admin: bool = Field(False, description="Serve cutaway.v1.AdminService, by which callers have the folders looked at.")
     listen: Address = Field("127.0.0.1:50051", description="Address of gRPC, HOST:PORT; port 0 takes a free one.")
     metrics: Address = Field("127.0.0.1:9464", description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.")
     threads: int = Field(
-        default_factory=available_cpus,
+        default_factory=_cpus,
         ge=1,
-        description="CPU threads that one forward pass of Predict uses. [default: the CPUs there are]",
+        description="CPU threads that one forward pass of Predict uses. [default: the CPUs there are for us]",
     )
     lane_threads: int = Field(1, ge=1, description="CPU threads that the forward pass of one introspection uses.")
     lane_batch: int = Field(8, ge=1, description="Samples of one run of the network, for maps that take many runs.")

@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 
 from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal
 from cutaway_server.metrics import Metrics
-from cutaway_server.models.repository import Repository
 from cutaway_server.rpc.errors import abort, code_of
+from cutaway_server.rpc.served import Models
 
 log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -28,9 +28,9 @@ class Calls:
         log_success: whether calls that went well are logged too.
     """
 
-    def __init__(self, metrics: Metrics, repository: Repository, *, call_seconds: float, log_success: bool) -> None:
+    def __init__(self, metrics: Metrics, models: Models, *, call_seconds: float, log_success: bool) -> None:
         self._metrics = metrics
-        self._repository = repository
+        self._models = models
         self._call_seconds = call_seconds
         self._log_success = log_success
 
@@ -62,7 +62,7 @@ class Calls:
             log.exception("the server failed")
             context.abort(code, f"the server failed; its log has the cause under request id {call.request_id}")
         finally:
-            known = model if any(known.name == model for known in self._repository) else ""
+            known = model if any(known.name == model for known in self._models.all()) else ""
             self._metrics.requests.labels(method, known, code.name).inc()
             self._metrics.request_seconds.labels(method, known).observe(time.monotonic() - began)
             if self._log_success and code is grpc.StatusCode.OK:
@@ -88,6 +88,10 @@ class OpenCall:
         self.deadline = deadline
         self.stopped: Refusal | None = None
 
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 when it has passed."""
+        return max(0.0, self.deadline - time.monotonic())
+
     def reason_to_end(self, refusal: Refusal) -> Refusal:
         """GRPC tells of a passed deadline by cancelling: say which it was."""
         if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
@@ -100,3 +104,21 @@ def _request_id(context: grpc.ServicerContext) -> str:
         if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
             return value
     return uuid.uuid4().hex
+
+
+def parser(message: Any) -> Callable[[bytes], Any]:
+    """What turns a request's bytes into the message, or into the error, which `Calls.open` refuses: grpc would say INTERNAL."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return message.FromString(data)
+        except DecodeError as error:
+            return error
+
+    return parse
+
+
+def serialize(message: Any) -> bytes:
+    """A message's bytes."""
+    serialized: bytes = message.SerializeToString()
+    return serialized

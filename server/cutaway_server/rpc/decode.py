@@ -23,7 +23,7 @@ from cutaway_server.introspection.reduce import (
     TopChannels,
 )
 from cutaway_server.introspection.target import Target
-from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.model import InputSpec, Model, shape_text
 from cutaway_server.models.preprocessing import Placement, check_sides, open_image, preprocess_all
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.tensors import decode_tensor, dtype_name
@@ -37,7 +37,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class Decoded:
-    """A network's arguments, the batch first, and what they were made of.
+    """A network's arguments on the host, the batch first, and what they were made of.
 
     Attributes:
         placements: where each sample of the first input lies on its photograph; empty where none were sent.
@@ -80,7 +80,7 @@ def decode_inputs(model: Model, inputs: Sequence[input_pb2.Input], limits: Limit
     for spec in model.inputs:
         if spec.name not in ready:
             raise BadInput("inputs", f"no input {spec.name!r}", f"one for each of {', '.join(s.name for s in model.inputs)}")
-    arguments = tuple(ready[spec.name].tensor.to(model.device) for spec in model.inputs)
+    arguments = tuple(ready[spec.name].tensor for spec in model.inputs)
     if len({len(argument) for argument in arguments}) > 1:
         raise BadInput("inputs", f"batches of {[len(argument) for argument in arguments]}", "the same batch size for all inputs")
     first = ready[model.inputs[0].name]
@@ -105,7 +105,7 @@ def _decode_input(message: input_pb2.Input, spec: InputSpec, field: str, limits:
     if spec.image is None:
         raise BadInput(f"{field}.{which}", "pixels", f"a model-ready {_wanted(spec)}: this model has no preprocessing")
     images = _pictures(message, field, limits) if which == "tensor" else _photographs(message.images, f"{field}.images", limits)
-    size = len(images) * math.prod(spec.shape[1:]) * spec.dtype.itemsize
+    size = len(images) * math.prod(spec.usual) * spec.dtype.itemsize
     if size > limits.input_bytes:
         raise InputTooLarge(field, "bytes of model-ready input", size, limits.input_bytes)
     ready, placements = preprocess_all(images, spec.image)
@@ -118,10 +118,7 @@ def _model_ready(tensor: Tensor, spec: InputSpec, field: str) -> Tensor:
         raise BadInput(
             f"{field}.dtype", dtype_name(tensor.dtype), f"a {_wanted(spec)}, or UINT8 pixels" if spec.image else _wanted(spec)
         )
-    fits = tensor.ndim == len(spec.shape) and all(
-        wanted in (-1, size) for size, wanted in zip(tensor.shape[1:], spec.shape[1:], strict=True)
-    )
-    if not fits:
+    if not tensor.ndim or not spec.fits(tensor.shape):
         raise BadInput(f"{field}.shape", str(list(tensor.shape)), f"{_wanted(spec)}, the batch first")
     if not tensor.numel():
         raise BadInput(f"{field}.shape", f"an empty batch {list(tensor.shape)}", "at least one sample")
@@ -164,7 +161,7 @@ def _photographs(message: input_pb2.EncodedImages, field: str, limits: Limits) -
 
 
 def _wanted(spec: InputSpec) -> str:
-    return f"{dtype_name(spec.dtype)} tensor [{', '.join(['N', *map(str, spec.shape[1:])])}]"
+    return f"{dtype_name(spec.dtype)} tensor {shape_text(spec)}"
 
 
 _MAX_NAME = 1000  # characters: a glob is compiled, which takes seconds for a long one

@@ -1,5 +1,7 @@
 """From what the wings give to messages."""
 
+import re
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,7 @@ from cutaway_server.introspection.plan_cams import possible_methods
 from cutaway_server.models.layer_table import Layer, LayerKind
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes
+from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.tensors import WIRE_DTYPES, duration, encode_tensor
 
 SCORES_KINDS = {
@@ -21,15 +24,38 @@ _LAYER_KINDS = {
     LayerKind.FUNCTION: model_pb2.LAYER_KIND_FUNCTION,
     LayerKind.METHOD: model_pb2.LAYER_KIND_METHOD,
 }
-_COLORS = {"gray": model_pb2.COLOR_MODE_GRAY, "rgb": model_pb2.COLOR_MODE_RGB}
+_COLORS = {"gray": model_pb2.COLOR_MODE_GRAY, "rgb": model_pb2.COLOR_MODE_RGB, "bgr": model_pb2.COLOR_MODE_BGR}
+STATES = {
+    State.LOADING: model_pb2.MODEL_STATE_LOADING,
+    State.READY: model_pb2.MODEL_STATE_READY,
+    State.FAILED: model_pb2.MODEL_STATE_FAILED,
+    State.PARKED: model_pb2.MODEL_STATE_PARKED,
+}
+_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
-def encode_model(model: Model, *, lanes: int, layers: bool) -> model_pb2.Model:
-    """A model, with its layer table if wanted."""
+def encode_listed(listed: Listed) -> model_pb2.Model:
+    """A model as a list shows it: without its layers, and little of one that is not in memory."""
+    if listed.served and listed.state is State.READY:
+        return encode_model(listed.served, reason=listed.reason, layers=False)
+    return model_pb2.Model(
+        name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=without_paths(listed.reason)
+    )
+
+
+def without_paths(text: str) -> str:
+    """A sentence for callers, who need not know where things lie on the server."""
+    return _PATH.sub("…/", text)
+
+
+def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Model:
+    """A model that is ready, with its layer table if wanted."""
+    model = served.model
     return model_pb2.Model(
         name=model.name,
         version=model.version,
         state=model_pb2.MODEL_STATE_READY,
+        state_reason=without_paths(reason),
         inputs=[_encode_spec(spec) for spec in model.inputs],
         scores_kind=SCORES_KINDS[model.scores_kind],
         class_count=model.class_count,
@@ -38,7 +64,7 @@ def encode_model(model: Model, *, lanes: int, layers: bool) -> model_pb2.Model:
         introspection=model_pb2.Introspection(
             available=not model.not_introspectable,
             reason=model.not_introspectable,
-            lanes=lanes,
+            lanes=served.lanes.count if served.lanes else 0,
             cam_methods=possible_methods(model) if not model.not_introspectable else (),
         ),
         provenance=encode_provenance(model),
@@ -50,7 +76,11 @@ def encode_model(model: Model, *, lanes: int, layers: bool) -> model_pb2.Model:
 def encode_provenance(model: Model) -> model_pb2.Provenance:
     """What makes a model's answers."""
     return model_pb2.Provenance(
-        weights_digest=model.weights_digest, engine=model.engine, device=str(model.device), torch_version=torch.__version__
+        weights_digest=model.weights_digest,
+        engine=model.engine,
+        device=str(model.device),
+        torch_version=torch.__version__,
+        file_digest=model.file_digest,
     )
 
 
@@ -81,7 +111,8 @@ def encode_top(top: list[list[ScoredClass]], labels: tuple[str, ...]) -> list[pr
 
 
 def _encode_spec(spec: InputSpec) -> model_pb2.InputSpec:
-    message = model_pb2.InputSpec(name=spec.name, dtype=WIRE_DTYPES[spec.dtype], shape=spec.shape)
+    message = model_pb2.InputSpec(name=spec.name, dtype=WIRE_DTYPES[spec.dtype], shape=spec.shape, min_shape=spec.least)
+    message.max_shape.extend((-1, *spec.most[1:]) if spec.most else ())
     if spec.image:
         message.image.CopyFrom(
             model_pb2.ImageSpec(
@@ -93,6 +124,8 @@ def _encode_spec(spec: InputSpec) -> model_pb2.InputSpec:
                 mean=spec.image.mean,
                 std=spec.image.std,
                 invert_bright_background=spec.image.invert_bright_background,
+                range_min=spec.image.range[0],
+                range_max=spec.image.range[1],
             )
         )
     return message

@@ -46,6 +46,10 @@ def _precondition(refusal: errors.Refusal) -> list[Message]:
     return [error_details_pb2.PreconditionFailure(violations=[violation])]
 
 
+def _memory(refusal: errors.OutOfMemory) -> list[Message]:
+    return [_info("OUT_OF_MEMORY", device=refusal.device)]
+
+
 def _info(reason: str, **metadata: str) -> Message:
     info: Message = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
     return info
@@ -53,6 +57,8 @@ def _info(reason: str, **metadata: str) -> Message:
 
 TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Message]]]] = {
     errors.UnknownModel: (Code.NOT_FOUND, _unknown_model),
+    errors.NotReady: (Code.FAILED_PRECONDITION, _precondition),
+    errors.NothingToReload: (Code.FAILED_PRECONDITION, _nothing),
     errors.UnknownLayer: (Code.INVALID_ARGUMENT, _close_layers),
     errors.NothingMatches: (Code.INVALID_ARGUMENT, _close_layers),
     errors.NotHookable: (Code.FAILED_PRECONDITION, _precondition),
@@ -67,6 +73,7 @@ TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Me
     errors.Cancelled: (Code.CANCELLED, _nothing),
     errors.ShuttingDown: (Code.UNAVAILABLE, _nothing),
     errors.NetworkFailed: (Code.INTERNAL, _nothing),
+    errors.OutOfMemory: (Code.RESOURCE_EXHAUSTED, _memory),
 }
 
 

@@ -2,30 +2,28 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
 from cutaway_server.errors import BadInput, Cancelled
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.events import NOTHING_RAN, Started
-from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.introspection.plan import Plan, make_plan
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
-from cutaway_server.models.repository import Repository
-from cutaway_server.prediction.batcher import Batcher, Prediction
-from cutaway_server.rpc.calls import Calls, OpenCall
+from cutaway_server.prediction.batcher import Prediction
+from cutaway_server.rpc.calls import Calls, OpenCall, parser, serialize
 from cutaway_server.rpc.cams import decode_cams, wants_overlays
 from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
-from cutaway_server.rpc.encode import encode_model, encode_prediction
+from cutaway_server.rpc.encode import encode_listed, encode_model, encode_prediction
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.pictures import drawer
+from cutaway_server.rpc.served import Models, Served, State
 from cutaway_server.rpc.stall_watch import StallWatch
 from cutaway_server.rpc.stream import StreamEncoder
 
@@ -36,27 +34,20 @@ class InferenceService:
     """The handlers of the contract.
 
     Args:
-        batchers, lanes: by model name and version; a model that cannot be introspected has no lanes.
         introspect_pool: threads of Introspect's own: a reader that stands still holds one of these and no other call's.
     """
 
     def __init__(
         self,
-        repository: Repository,
+        models: Models,
         *,
-        batchers: Mapping[tuple[str, str], Batcher],
-        lanes: Mapping[tuple[str, str], Lanes],
-        lanes_per_model: int,
         limits: Limits,
         calls: Calls,
         watch: StallWatch,
         introspect_pool: ThreadPoolExecutor,
         metrics: Metrics,
     ) -> None:
-        self._repository = repository
-        self._batchers = batchers
-        self._lanes = lanes
-        self._lanes_per_model = lanes_per_model
+        self._models = models
         self._limits = limits
         self._calls = calls
         self._watch = watch
@@ -74,10 +65,10 @@ class InferenceService:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "ListModels": unary(self.list_models, _parser(inference_pb2.ListModelsRequest), _serialize),
-                "GetModel": unary(self.get_model, _parser(inference_pb2.GetModelRequest), _serialize),
-                "Predict": unary(self.predict, _parser(predict_pb2.PredictRequest), _serialize),
-                "Introspect": grpc.unary_stream_rpc_method_handler(introspect, _parser(introspect_pb2.IntrospectRequest), None),
+                "ListModels": unary(self.list_models, parser(inference_pb2.ListModelsRequest), serialize),
+                "GetModel": unary(self.get_model, parser(inference_pb2.GetModelRequest), serialize),
+                "Predict": unary(self.predict, parser(predict_pb2.PredictRequest), serialize),
+                "Introspect": grpc.unary_stream_rpc_method_handler(introspect, parser(introspect_pb2.IntrospectRequest), None),
             },
         )
 
@@ -86,27 +77,31 @@ class InferenceService:
     ) -> inference_pb2.ListModelsResponse:
         """All models, without their layers."""
         with self._calls.open("ListModels", request, context):
-            models = [encode_model(model, lanes=self._lane_count(model), layers=False) for model in self._repository]
-            return inference_pb2.ListModelsResponse(models=models)
+            return inference_pb2.ListModelsResponse(models=map(encode_listed, self._models.all()))
 
     def get_model(self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext) -> inference_pb2.GetModelResponse:
-        """One model, with its layers."""
-        with self._calls.open("GetModel", request, context):
-            model = self._model(request)
-            return inference_pb2.GetModelResponse(model=encode_model(model, lanes=self._lane_count(model), layers=True))
+        """One model, with its layers; of one that could not be loaded, why."""
+        with self._calls.open("GetModel", request, context) as call:
+            self._check_named(request)
+            listed = self._models.find(request.model, request.version)
+            if listed.state is State.FAILED:
+                return inference_pb2.GetModelResponse(model=encode_listed(listed))
+            with self._models.use(request.model, request.version, call.deadline) as served:
+                return inference_pb2.GetModelResponse(model=encode_model(served, reason=listed.reason, layers=True))
 
     def predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
         """Decode, run, encode."""
         with self._calls.open("Predict", request, context) as call:
-            model = self._model(request)
-            check_top_k(model, request.top_k)
-            decoded = decode_inputs(model, request.inputs, self._limits)
-            scores = self._run(model, decoded, call, context)
-            return encode_prediction(model, scores, request.top_k)
+            self._check_named(request)
+            with self._models.use(request.model, request.version, call.deadline) as served:
+                check_top_k(served.model, request.top_k)
+                decoded = decode_inputs(served.model, request.inputs, self._limits)
+                scores = self._run(served, decoded, call, context)
+                return encode_prediction(served.model, scores, request.top_k)
 
-    def _run(self, model: Model, decoded: Decoded, call: OpenCall, context: grpc.ServicerContext) -> Tensor:
+    def _run(self, served: Served, decoded: Decoded, call: OpenCall, context: grpc.ServicerContext) -> Tensor:
         prediction = Prediction(decoded.arguments, call.deadline, call.request_id)
-        self._batchers[model.name, model.version].submit(prediction)
+        served.batcher.submit(prediction)
         if not context.add_callback(prediction.cancel):
             prediction.cancel()
         return prediction.result()
@@ -114,38 +109,50 @@ class InferenceService:
     def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""
         with self._calls.open("Introspect", request, context) as open_call:
-            began = time.monotonic()
-            model = self._model(request)
-            plan, decoded = self._plan(model, request)
-            plan_seconds = time.monotonic() - began
-            self._metrics.plan_seconds.labels(model.name).observe(plan_seconds)
-            encoder = StreamEncoder(model, open_call.request_id, self._metrics)
-            if request.plan_only:
-                yield encoder.encode(Started(plan))
-                yield encoder.encode(NOTHING_RAN)
-                return
-            call = Call(
-                plan,
-                decoded.arguments,
-                request_id=open_call.request_id,
-                buffer_bytes=self._limits.buffer_bytes,
-                deadline=open_call.deadline,
-                stall_s=self._limits.stall_seconds,
-                plan_seconds=plan_seconds,
-                draw=drawer(decoded.photographs),
-            )
-            if not context.add_callback(lambda: call.stop(Cancelled())):
-                raise Cancelled
-            self._lanes[model.name, model.version].submit(call)
-            try:
-                with self._watch.watching(call, context.cancel) as stream:
-                    for event in call.events():
-                        message = encoder.encode(event)
-                        with stream.sending():
-                            yield message
-            finally:
-                open_call.stopped = call.stopped
-                call.stop(Cancelled())
+            self._check_named(request)
+            with self._models.use(request.model, request.version, open_call.deadline) as served:
+                yield from self._introspect(served, request, open_call, context)
+
+    def _introspect(
+        self, served: Served, request: introspect_pb2.IntrospectRequest, open_call: OpenCall, context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        began = time.monotonic()
+        plan, decoded = self._plan(served.model, request)
+        plan_seconds = time.monotonic() - began
+        self._metrics.plan_seconds.labels(plan.model.name).observe(plan_seconds)
+        encoder = StreamEncoder(plan.model, open_call.request_id, self._metrics)
+        if request.plan_only:
+            yield encoder.encode(Started(plan))
+            yield encoder.encode(NOTHING_RAN)
+            return
+        call = Call(
+            plan,
+            decoded.arguments,
+            request_id=open_call.request_id,
+            buffer_bytes=self._buffer_bytes(),
+            deadline=open_call.deadline,
+            stall_s=self._limits.stall_seconds,
+            plan_seconds=plan_seconds,
+            draw=drawer(decoded.photographs),
+        )
+        if not context.add_callback(lambda: call.stop(Cancelled())):
+            raise Cancelled
+        assert served.lanes is not None
+        served.lanes.submit(call)
+        try:
+            with self._watch.watching(call, context.cancel) as stream:
+                for event in call.events():
+                    message = encoder.encode(event)
+                    with stream.sending():
+                        yield message
+        finally:
+            open_call.stopped = call.stopped
+            call.stop(Cancelled())
+
+    def _buffer_bytes(self) -> int:
+        """Each lane's share of what all calls may hold for their readers, at most what one may."""
+        lanes = sum(listed.served.lanes.count for listed in self._models.all() if listed.served and listed.served.lanes)
+        return min(self._limits.buffer_bytes, self._limits.all_buffers_bytes // max(1, lanes))
 
     def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
         model.check_introspectable()
@@ -155,7 +162,7 @@ class InferenceService:
         captures, cams = decode_captures(request.captures), decode_cams(request.cams)
         decoded = decode_inputs(model, request.inputs, self._limits, keep_photographs=wants_overlays(request.cams))
         plan = make_plan(
-            model,
+            model.at(decoded.arguments),
             batch=decoded.batch,
             captures=captures,
             cams=cams,
@@ -166,33 +173,12 @@ class InferenceService:
         )
         return plan, decoded
 
-    def _model(self, request: Any) -> Model:
+    def _check_named(self, request: Any) -> None:
         if not request.model:
-            raise BadInput("model", "an empty name", f"one of {', '.join(sorted({m.name for m in self._repository}))}")
-        return self._repository.get(request.model, request.version)
-
-    def _lane_count(self, model: Model) -> int:
-        return self._lanes_per_model if (model.name, model.version) in self._lanes else 0
+            raise BadInput("model", "an empty name", f"one of {', '.join(sorted({one.name for one in self._models.all()}))}")
 
 
 def check_top_k(model: Model, top_k: int) -> None:
     """Raises BadInput where a top k is asked of scores that tell no classes apart."""
     if top_k and not model.class_count:
         raise BadInput("top_k", str(top_k), "0: the network's output is not [N, classes]")
-
-
-def _parser(message: Any) -> Callable[[bytes], Any]:
-    """What turns a request's bytes into the message, or into the error, which `Calls.open` refuses: grpc would say INTERNAL."""
-
-    def parse(data: bytes) -> Any:
-        try:
-            return message.FromString(data)
-        except DecodeError as error:
-            return error
-
-    return parse
-
-
-def _serialize(message: Any) -> bytes:
-    serialized: bytes = message.SerializeToString()
-    return serialized

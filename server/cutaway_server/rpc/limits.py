@@ -15,6 +15,7 @@ class Limits:
         stall_seconds: that the reader of a stream may stand still.
         passes: runs of the network on one sample that the maps of a call may take.
         buffer_bytes: that an introspection holds for its reader.
+        all_buffers_bytes: that all of them hold together: each lane of all models has its share.
     """
 
     message_bytes: int
@@ -24,3 +25,4 @@ class Limits:
     stall_seconds: float
     passes: int
     buffer_bytes: int
+    all_buffers_bytes: int

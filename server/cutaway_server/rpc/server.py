@@ -9,6 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from cutaway_server.models.threads import use_cpu_threads
+from cutaway_server.rpc.admin import ADMIN_SERVICE, AdminService
 from cutaway_server.rpc.inference import SERVICE, InferenceService
 from cutaway_server.rpc.limits import Limits
 
@@ -28,6 +29,7 @@ class RpcServer:
     """Serves on one address. NOT_SERVING until `ready`.
 
     Args:
+        admin: None where it is off.
         address: HOST:PORT; port 0 takes a free one.
         waiting_predictions: how many calls of Predict may wait at the same time: each holds a thread.
     Raises:
@@ -35,7 +37,14 @@ class RpcServer:
     """
 
     def __init__(
-        self, service: InferenceService, address: str, *, limits: Limits, waiting_predictions: int, with_reflection: bool
+        self,
+        service: InferenceService,
+        admin: AdminService | None,
+        address: str,
+        *,
+        limits: Limits,
+        waiting_predictions: int,
+        with_reflection: bool,
     ) -> None:
         self._pool = call_threads(waiting_predictions + _MANAGEMENT_THREADS, "call")
         self._server = grpc.server(
@@ -46,11 +55,12 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a silent half of the calls
             ],
         )
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._server.add_generic_rpc_handlers((service.handler(), *((admin.handler(),) if admin else ())))
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
-            reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+            names = (SERVICE, *((ADMIN_SERVICE,) if admin else ()), health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         host = address.rpartition(":")[0]
         try:
@@ -62,9 +72,10 @@ class RpcServer:
         """Takes calls from now on; health says NOT_SERVING."""
         self._server.start()
 
-    def ready(self) -> None:
-        """Health says SERVING from now on."""
-        self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    def ready(self, ready: bool) -> None:
+        """Health says SERVING from now on, or NOT_SERVING."""
+        status = health_pb2.HealthCheckResponse
+        self._set_health(status.SERVING if ready else status.NOT_SERVING)
 
     def drain(self, seconds: float) -> None:
         """Health goes NOT_SERVING, new calls are refused, running ones finish within so many seconds or are cancelled."""

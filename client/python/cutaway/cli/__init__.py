@@ -15,6 +15,7 @@ def main() -> None:
 
 for command in (
     serve.serve,
+    serve.model,
     serve.sanity,
     demo.demo,
     tables.models,

@@ -27,4 +27,5 @@ def of_the_server(name: str, module: str, does: str) -> click.Command:
 _ANYTHING = {"ignore_unknown_options": True}
 
 serve = of_the_server("serve", "cutaway_server.process.main", "Starts a server")
+model = of_the_server("model", "cutaway_server.process.model", "Writes and checks folders of models")
 sanity = of_the_server("sanity", "cutaway_server.process.sanity", "Shows which maps depend on what a network learnt")

@@ -14,6 +14,7 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_LOADING: _ClassVar[ModelState]
     MODEL_STATE_READY: _ClassVar[ModelState]
     MODEL_STATE_FAILED: _ClassVar[ModelState]
+    MODEL_STATE_PARKED: _ClassVar[ModelState]
 
 class ScoresKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -28,6 +29,7 @@ class ColorMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COLOR_MODE_UNSPECIFIED: _ClassVar[ColorMode]
     COLOR_MODE_GRAY: _ClassVar[ColorMode]
     COLOR_MODE_RGB: _ClassVar[ColorMode]
+    COLOR_MODE_BGR: _ClassVar[ColorMode]
 
 class LayerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -39,6 +41,7 @@ MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
 MODEL_STATE_FAILED: ModelState
+MODEL_STATE_PARKED: ModelState
 SCORES_KIND_UNSPECIFIED: ScoresKind
 SCORES_KIND_LOGITS: ScoresKind
 SCORES_KIND_LOG_PROBABILITIES: ScoresKind
@@ -47,6 +50,7 @@ SCORES_KIND_SIGMOID: ScoresKind
 COLOR_MODE_UNSPECIFIED: ColorMode
 COLOR_MODE_GRAY: ColorMode
 COLOR_MODE_RGB: ColorMode
+COLOR_MODE_BGR: ColorMode
 LAYER_KIND_UNSPECIFIED: LayerKind
 LAYER_KIND_MODULE: LayerKind
 LAYER_KIND_FUNCTION: LayerKind
@@ -83,19 +87,23 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., scores_kind: _Optional[_Union[ScoresKind, str]] = ..., class_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., introspection: _Optional[_Union[Introspection, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_count: _Optional[int] = ..., forward: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class InputSpec(_message.Message):
-    __slots__ = ("name", "dtype", "shape", "image")
+    __slots__ = ("name", "dtype", "shape", "image", "min_shape", "max_shape")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MIN_SHAPE_FIELD_NUMBER: _ClassVar[int]
+    MAX_SHAPE_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: _tensor_pb2.DataType
     shape: _containers.RepeatedScalarFieldContainer[int]
     image: ImageSpec
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ...) -> None: ...
+    min_shape: _containers.RepeatedScalarFieldContainer[int]
+    max_shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[_Union[_tensor_pb2.DataType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., min_shape: _Optional[_Iterable[int]] = ..., max_shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ImageSpec(_message.Message):
-    __slots__ = ("color", "height", "width", "resize_shorter", "resample", "mean", "std", "invert_bright_background")
+    __slots__ = ("color", "height", "width", "resize_shorter", "resample", "mean", "std", "invert_bright_background", "range_min", "range_max")
     COLOR_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +112,8 @@ class ImageSpec(_message.Message):
     MEAN_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
     INVERT_BRIGHT_BACKGROUND_FIELD_NUMBER: _ClassVar[int]
+    RANGE_MIN_FIELD_NUMBER: _ClassVar[int]
+    RANGE_MAX_FIELD_NUMBER: _ClassVar[int]
     color: ColorMode
     height: int
     width: int
@@ -112,7 +122,9 @@ class ImageSpec(_message.Message):
     mean: _containers.RepeatedScalarFieldContainer[float]
     std: _containers.RepeatedScalarFieldContainer[float]
     invert_bright_background: bool
-    def __init__(self, color: _Optional[_Union[ColorMode, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., resize_shorter: _Optional[int] = ..., resample: _Optional[str] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., invert_bright_background: bool = ...) -> None: ...
+    range_min: float
+    range_max: float
+    def __init__(self, color: _Optional[_Union[ColorMode, str]] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., resize_shorter: _Optional[int] = ..., resample: _Optional[str] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., invert_bright_background: bool = ..., range_min: _Optional[float] = ..., range_max: _Optional[float] = ...) -> None: ...
 
 class Layer(_message.Message):
     __slots__ = ("name", "kind", "type", "index", "container", "outputs", "never_fires", "forward_share")
@@ -161,13 +173,15 @@ class Introspection(_message.Message):
     def __init__(self, available: bool = ..., reason: _Optional[str] = ..., lanes: _Optional[int] = ..., cam_methods: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("weights_digest", "engine", "device", "torch_version")
+    __slots__ = ("weights_digest", "engine", "device", "torch_version", "file_digest")
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     TORCH_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FILE_DIGEST_FIELD_NUMBER: _ClassVar[int]
     weights_digest: str
     engine: str
     device: str
     torch_version: str
-    def __init__(self, weights_digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., torch_version: _Optional[str] = ...) -> None: ...
+    file_digest: str
+    def __init__(self, weights_digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., torch_version: _Optional[str] = ..., file_digest: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""A folder of models: `NAME/VERSION/model.yaml` with the weights beside it."""

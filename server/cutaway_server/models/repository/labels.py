@@ -1,0 +1,41 @@
+"""Labels: one a class, from a file, or those of ImageNet."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from cutaway_server.models.model import NotServable
+from cutaway_server.models.repository.files import file_in
+
+IMAGENET = "imagenet"
+_MAX_BYTES = 16 << 20
+
+
+def read_labels(folder: Path, named: str | None) -> list[str]:
+    """The labels that `model.yaml` names; none where it names none.
+
+    Raises:
+        NotServable: no such file, or no labels in it.
+    """
+    if named is None:
+        return []
+    if named == IMAGENET:
+        return files("cutaway_server.models.repository").joinpath("imagenet.txt").read_text("utf-8").splitlines()
+    path = file_in(folder, named)
+    if path.stat().st_size > _MAX_BYTES:
+        raise NotServable(f"{named} has {path.stat().st_size:,} bytes; the limit is {_MAX_BYTES:,}")
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotServable(f"{named} is not UTF-8") from error
+    return _of_json(text, named) if named.endswith(".json") else text.splitlines()
+
+
+def _of_json(text: str, named: str) -> list[str]:
+    try:
+        labels = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise NotServable(f"{named} is no JSON: {error}") from error
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise NotServable(f"{named} must be a list of strings")
+    return labels

@@ -1,0 +1,1 @@
+"""Where networks come from: a file for each way."""

@@ -1,0 +1,22 @@
+"""What every source gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network, on the CPU.
+
+    Attributes:
+        factory: makes it anew, with other weights; None where nothing does.
+        not_hookable: why it can have no hooks; empty where it can, as far as is known.
+        engine: what runs it for Predict.
+    """
+
+    network: nn.Module
+    factory: Callable[[], nn.Module] | None = None
+    not_hookable: str = ""
+    engine: str = "eager"

@@ -1,0 +1,23 @@
+"""Networks from archives of torch.export. Reading one can run code, so only where the operator allows that."""
+
+from pathlib import Path
+
+import torch
+
+from cutaway_server.models.model import NotServable
+from cutaway_server.models.sources.built import Built
+
+
+def build_from_exported(path: Path) -> Built:
+    """The network in a .pt2 archive, its modules under their own names, so that hooks on them fire.
+
+    Raises:
+        NotServable: it is no whole archive of this PyTorch's.
+    """
+    try:
+        return Built(torch.export.unflatten(torch.export.load(path)))
+    except Exception as error:  # a dozen types, of zip, JSON, pickle and torch
+        said = " ".join(str(error).split())[:200]
+        raise NotServable(
+            f"{path.name} is no archive of torch.export that this PyTorch reads: {type(error).__name__}: {said}"
+        ) from error

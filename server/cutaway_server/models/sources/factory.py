@@ -1,0 +1,104 @@
+"""Networks of installed packages, by name."""
+
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from cutaway_server.models.model import NotServable
+from cutaway_server.models.sources.built import Built
+
+# What would fetch weights from the net, or read them from a file of the caller's choice.
+_FETCHING = frozenset({"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"})
+
+
+def build_from_factory(factory: str, arguments: Mapping[str, Any], allowed: Collection[str]) -> Built:
+    """A network by `torchvision.models:NAME`, `timm:NAME`, or a callable that the operator allows.
+
+    Of torchvision and timm only registered builders of networks can be called, and those never fetch weights.
+
+    Args:
+        factory: PACKAGE.MODULE:NAME.
+        allowed: such names, of callables beyond those two packages' builders.
+    Raises:
+        NotServable: it is not allowed, not there, or does not make a network.
+    """
+    place, _, name = factory.partition(":")
+    if factory in allowed:
+        make = _allowed(place, name)
+    elif place.split(".")[0] == "torchvision":
+        make = _torchvision(place, name, arguments)
+    elif place == "timm":
+        make = _timm(name, arguments)
+    else:
+        raise NotServable(f"factory {factory} is not allowed; the operator allows it by --allow-factory {factory}")
+    once = partial(_made, factory, partial(make, **arguments))
+    return Built(once(), once)
+
+
+def _made(factory: str, make: Callable[[], Any]) -> nn.Module:
+    try:
+        network = make()
+    except Exception as error:  # whatever a stranger's constructor raises
+        raise NotServable(f"factory {factory} fails: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(network, nn.Module):
+        raise NotServable(f"factory {factory} gives a {type(network).__name__}, not a network")
+    return network
+
+
+def _allowed(place: str, name: str) -> Callable[..., Any]:
+    try:
+        found = getattr(import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        raise NotServable(f"factory {place}:{name} cannot be imported: {error}") from error
+    if not callable(found):
+        raise NotServable(f"factory {place}:{name} is a {type(found).__name__}, which cannot be called")
+    return found  # type: ignore[no-any-return]
+
+
+def _torchvision(place: str, name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """A registered builder, with no weights for it nor for its backbone."""
+    _refuse_fetching(f"{place}:{name}", arguments)
+    try:
+        models = import_module("torchvision.models")
+        module = import_module(place)
+    except Exception as error:  # RuntimeError where its operators were built against another PyTorch
+        raise NotServable(f"torchvision cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    registered = models.list_models(module=module) if module.__name__.startswith("torchvision.models") else []
+    if name not in registered:
+        raise NotServable(f"{place} has no model {name!r}{_close(name, registered or models.list_models())}")
+    backbone = {"weights_backbone": None} if _has_backbone(name, models) else {}
+    return partial(models.get_model, name, weights=None, **backbone)
+
+
+def _has_backbone(name: str, models: Any) -> bool:
+    import inspect
+
+    return "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
+
+
+def _timm(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
+    """`timm.create_model` of a registered name: others, as `hf-hub:…`, are addresses on the net."""
+    _refuse_fetching(f"timm:{name}", arguments)
+    try:
+        timm = import_module("timm")
+    except Exception as error:
+        raise NotServable(f"timm cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not timm.is_model(name):
+        raise NotServable(f"timm has no model {name!r}{_close(name, timm.list_models())}")
+    return partial(timm.create_model, name, pretrained=False)
+
+
+def _refuse_fetching(factory: str, arguments: Mapping[str, Any]) -> None:
+    if given := sorted(_FETCHING & arguments.keys()):
+        raise NotServable(
+            f"factory {factory}: the argument {given[0]} is not taken: weights come from the model's own folder alone"
+        )
+
+
+def _close(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

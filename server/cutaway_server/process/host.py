@@ -1,0 +1,330 @@
+"""The models of a server: in what state each is, who uses it, and the thread that loads and unloads them."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from cutaway_server.errors import DeadlinePassed, NotReady, ShuttingDown, UnknownModel
+from cutaway_server.metrics import Metrics
+from cutaway_server.models.model import Model, NotServable
+from cutaway_server.models.repository.folders import Fingerprint
+from cutaway_server.models.repository.manifest import Serving
+from cutaway_server.rpc.served import Listed, Served, State
+
+log = structlog.get_logger()
+_MIB = 1 << 20
+
+
+@dataclass(eq=False)
+class _InMemory:
+    """What answers for a model now, and how many calls use it."""
+
+    served: Served
+    users: int = 0
+
+
+@dataclass(eq=False)
+class Slot:
+    """A place for one version of a model.
+
+    Attributes:
+        load: makes the model that belongs there, and says how it is to be served.
+        bytes: that its weights take; before they are loaded, an estimate.
+        fingerprint: of the folder that `load` reads.
+        current: what answers for it now; None where it is not in memory.
+        last_used: when a call last asked for it, on the monotonic clock.
+    """
+
+    name: str
+    version: str
+    load: Callable[[], tuple[Model, Serving]]
+    bytes: int = 0
+    fingerprint: Fingerprint = ()
+    state: State = State.LOADING
+    reason: str = ""
+    current: _InMemory | None = None
+    last_used: float = field(default_factory=time.monotonic)
+
+    def listed(self) -> Listed:
+        """As a list shows it."""
+        return Listed(self.name, self.version, self.state, self.reason, self.current.served if self.current else None)
+
+
+class Host:
+    """Holds the models. Calls use them from any thread; a thread of its own does what it is told, one thing after the other.
+
+    Args:
+        open_model: makes what answers for a model, warm.
+        budget_bytes: that the weights of all models in memory may take together; 0 for no limit.
+        drain_seconds: that calls have to finish with a model before it is closed.
+    """
+
+    def __init__(
+        self, open_model: Callable[[Model, Serving], Served], metrics: Metrics, *, budget_bytes: int, drain_seconds: float
+    ) -> None:
+        self._open_model = open_model
+        self._metrics = metrics
+        self._budget = budget_bytes
+        self._drain = drain_seconds
+        self._slots: dict[tuple[str, str], Slot] = {}
+        self._defaults: dict[str, str] = {}
+        self._broken: list[Listed] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="models", daemon=True)
+        self._thread.start()
+
+    # For calls: `rpc.served.Models`
+
+    def all(self) -> list[Listed]:
+        """All models: by name, versions from the lowest up."""
+        with self._changed:
+            listed = [slot.listed() for slot in self._slots.values()] + self._broken
+        return sorted(listed, key=lambda one: (one.name, len(one.version), one.version))
+
+    def find(self, name: str, version: str) -> Listed:
+        """One of them; the default version for an empty one.
+
+        Raises:
+            UnknownModel: names what there is.
+        """
+        with self._changed:
+            slot = self._slot(name, version)
+            return slot.listed() if isinstance(slot, Slot) else slot
+
+    @contextmanager
+    def use(self, name: str, version: str, deadline: float) -> Iterator[Served]:
+        """One of them, for as long as the block lasts. Waits for one that is loading, and has a parked one loaded.
+
+        Raises:
+            UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
+        """
+        held = self._hold(name, version, deadline)
+        try:
+            yield held.served
+        finally:
+            with self._changed:
+                held.users -= 1
+                self._changed.notify_all()
+
+    def _hold(self, name: str, version: str, deadline: float) -> _InMemory:
+        with self._changed:
+            while True:
+                slot = self._slot(name, version)
+                if self._closed:
+                    raise ShuttingDown
+                if not isinstance(slot, Slot) or slot.state is State.FAILED:
+                    raise NotReady(slot.name, slot.version, slot.reason)
+                slot.last_used = time.monotonic()
+                if slot.current:
+                    slot.current.users += 1
+                    return slot.current
+                if slot.state is State.PARKED:
+                    slot.state, slot.reason = State.LOADING, ""
+                    self.submit(lambda slot=slot: self._load_asked(slot))  # type: ignore[misc]
+                if slot.last_used >= deadline:
+                    raise DeadlinePassed("while the model was loaded")
+                self._changed.wait(deadline - slot.last_used)
+
+    def _slot(self, name: str, version: str) -> Slot | Listed:
+        slots = [slot for slot in self._slots.values() if slot.name == name]
+        if not slots:
+            for broken in self._broken:
+                if broken.name == name:
+                    return broken
+            raise UnknownModel(name[:100], "", sorted({slot.name for slot in self._slots.values()}))
+        version = version or self._defaults.get(name, "")
+        if version:
+            for slot in slots:
+                if slot.version == version:
+                    return slot
+            raise UnknownModel(name, version[:100], [f"{name} version {slot.version}" for slot in slots])
+        return max(slots, key=lambda slot: (slot.state in (State.READY, State.PARKED), len(slot.version), slot.version))
+
+    # For whoever runs the server, from any thread
+
+    def served(self) -> list[Served]:
+        """What answers now."""
+        with self._changed:
+            return [slot.current.served for slot in self._slots.values() if slot.current]
+
+    def submit(self, task: Callable[[], None]) -> "Future[None]":
+        """Has a task done by the host's own thread, on which the methods below may be called."""
+        done: Future[None] = Future()
+        self._tasks.put((task, done))
+        return done
+
+    def adopt(self, model: Model) -> None:
+        """Serves a model that was made already, for as long as the host lives."""
+        slot = Slot(model.name, model.version, lambda: (model, Serving()))
+        self._put(slot, _InMemory(self._open_model(model, Serving())))
+
+    def close(self) -> None:
+        """Ends the thread after what it is doing, and all models."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._tasks.put(None)
+        self._thread.join()
+        for served in self.served():
+            served.close()
+
+    # For tasks, on the host's own thread
+
+    def slots(self) -> list[Slot]:
+        """All places."""
+        return list(self._slots.values())
+
+    def load(self, slot: Slot) -> bool:
+        """Loads what belongs in a place. What was there serves until that is ready, and goes on where it fails.
+
+        Returns:
+            Whether it was loaded.
+        """
+        began = time.monotonic()
+        about = {"model": slot.name, "version": slot.version}
+        with self._changed:
+            self._slots.setdefault((slot.name, slot.version), slot)
+            slot.state = State.READY if slot.current else State.LOADING
+        try:
+            self._make_room(slot, slot.bytes)
+            model, serving = slot.load()
+            self._make_room(slot, model.weight_bytes)
+            loaded = _InMemory(self._open_model(model, serving))
+        except _NoRoom as error:
+            self._park(slot, str(error))
+            return False
+        except NotServable as error:
+            log.error("the model was not loaded", reason=str(error), cause=_cause(error), **about)
+            self.fail(slot, str(error))
+            return False
+        except Exception:
+            log.exception("the model was not loaded", **about)
+            self.fail(slot, "the server failed at it; its log has the cause")
+            return False
+        slot.bytes = model.weight_bytes
+        old = self._put(slot, loaded)
+        seconds = time.monotonic() - began
+        self._metrics.load_seconds.labels(slot.name).observe(seconds)
+        log.info(
+            "the model is ready",
+            **about,
+            seconds=round(seconds, 3),
+            weights_digest=model.weights_digest,
+            file_digest=model.file_digest,
+            device=str(model.device),
+        )
+        self._retire(old)
+        return True
+
+    def fail(self, slot: Slot, reason: str) -> None:
+        """What belongs in a place cannot be loaded."""
+        with self._changed:
+            self._slots.setdefault((slot.name, slot.version), slot)
+            slot.state = State.READY if slot.current else State.FAILED
+            slot.reason = (
+                f"what its folder holds now could not be loaded, and what was there before serves on: {reason}"
+                if slot.current
+                else reason
+            )
+            self._changed.notify_all()
+
+    def park(self, slot: Slot, reason: str) -> None:
+        """Keeps a place empty until a call asks for it."""
+        with self._changed:
+            self._slots.setdefault((slot.name, slot.version), slot)
+            self._park(slot, reason)
+
+    def remove(self, slot: Slot) -> None:
+        """Unloads a model for good, once the calls that use it are done."""
+        with self._changed:
+            self._slots.pop((slot.name, slot.version), None)
+            current, slot.current = slot.current, None
+            self._changed.notify_all()
+        self._retire(current)
+        log.info("the model was unloaded", model=slot.name, version=slot.version)
+
+    def tell(self, broken: list[Listed], defaults: dict[str, str]) -> None:
+        """What else a list shows: folders that can be no model. And the default versions that operators chose."""
+        with self._changed:
+            self._broken, self._defaults = broken, defaults
+
+    # Within
+
+    def _work(self) -> None:
+        while (next_task := self._tasks.get()) and not self._closed:
+            task, done = next_task
+            try:
+                task()
+                done.set_result(None)
+            except Exception as error:
+                log.exception("a look at the models failed")
+                done.set_exception(error)
+
+    def _load_asked(self, slot: Slot) -> None:
+        """For a call that asked; a folder that is gone meanwhile has no slot any more."""
+        if self._slots.get((slot.name, slot.version)) is slot and not slot.current:
+            self.load(slot)
+
+    def _put(self, slot: Slot, loaded: _InMemory) -> _InMemory | None:
+        """What was there before."""
+        with self._changed:
+            self._slots[slot.name, slot.version] = slot
+            old, slot.current = slot.current, loaded
+            slot.state, slot.reason = State.READY, ""
+            self._changed.notify_all()
+            return old
+
+    def _park(self, slot: Slot, reason: str) -> None:
+        with self._changed:
+            slot.state, slot.reason = State.PARKED, reason
+            self._changed.notify_all()
+
+    def _retire(self, old: _InMemory | None) -> None:
+        if old is None:
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not old.users, self._drain)
+        old.served.close()
+
+    def _make_room(self, slot: Slot, needed: int) -> None:
+        """Parks models that nobody uses, the one that was asked for longest ago first, until so many bytes fit.
+
+        Raises:
+            NotServable: they never will.
+            _NoRoom: they do not now, for the others are in use.
+        """
+        if not self._budget:
+            return
+        if needed > self._budget:
+            raise NotServable(f"it takes {needed / _MIB:,.1f} MiB; the budget of all models is {self._budget / _MIB:,.1f} MiB")
+        while self._others_bytes(slot) + needed > self._budget:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._closed or self._idle(slot), self._drain) or self._closed:
+                    raise _NoRoom("it waits for memory: the models that fill the budget are in use")
+                idle = min(self._idle(slot), key=lambda other: other.last_used)
+                current, idle.current = idle.current, None
+                self._park(idle, "others were asked for since and the memory budget is full; it is loaded when it is asked for")
+            log.info("the model was parked", model=idle.name, version=idle.version)
+            self._retire(current)
+
+    def _others_bytes(self, slot: Slot) -> int:
+        return sum(other.bytes for other in self._slots.values() if other.current and other is not slot)
+
+    def _idle(self, slot: Slot) -> list[Slot]:
+        return [other for other in self._slots.values() if other.current and not other.current.users and other is not slot]
+
+
+class _NoRoom(Exception):
+    """Others are in use."""
+
+
+def _cause(error: BaseException) -> str | None:
+    return f"{type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else None

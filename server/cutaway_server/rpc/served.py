@@ -1,0 +1,77 @@
+"""What the calls need of the models: which there are, how they stand, and what answers for each."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from cutaway_server.introspection.lanes import Lanes
+from cutaway_server.models.model import Model
+from cutaway_server.prediction.batcher import Batcher
+
+
+class State(Enum):
+    """How a model stands."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is ready, and what answers for it.
+
+    Attributes:
+        lanes: None where it cannot be introspected.
+    """
+
+    model: Model
+    batcher: Batcher
+    lanes: Lanes | None
+
+    def close(self) -> None:
+        """Ends its threads; what waits is refused, what runs in a lane is stopped."""
+        self.batcher.close()
+        if self.lanes:
+            self.lanes.close()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model as a list shows it.
+
+    Attributes:
+        reason: why its state is what it is.
+        served: None where it is not in memory.
+    """
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+    served: Served | None = None
+
+
+class Models(Protocol):
+    """The models of a server, by name and version."""
+
+    def all(self) -> list[Listed]:
+        """All of them."""
+
+    def find(self, name: str, version: str) -> Listed:
+        """One of them; the default version for an empty one.
+
+        Raises:
+            UnknownModel: names what there is.
+        """
+
+    def use(self, name: str, version: str, deadline: float) -> AbstractContextManager[Served]:
+        """One of them, for as long as a call lasts. Waits for one that is loading, and has a parked one loaded.
+
+        Args:
+            deadline: on the monotonic clock, in seconds.
+        Raises:
+            UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
+        """
