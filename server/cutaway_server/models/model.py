@@ -133,11 +133,12 @@ class Model:
 
     def at(self, arguments: tuple[Tensor, ...]) -> "Model":
         """The model as it is for inputs of these sizes: with their layer table."""
-        sizes = tuple(tuple(argument.shape[1:]) for argument in arguments)
-        if sizes == tuple(spec.usual for spec in self.inputs):
+        if not any(spec.least for spec in self.inputs):
             return self
+        sizes = tuple(tuple(argument.shape[1:]) for argument in arguments)
+        usual = sizes == tuple(spec.usual for spec in self.inputs)
         inputs = tuple(replace(spec, shape=(-1, *size), least=(), most=()) for spec, size in zip(self.inputs, sizes, strict=True))
-        return replace(self, inputs=inputs, layers=self.list_layers(sizes))
+        return replace(self, inputs=inputs, layers=self.layers if usual else self.list_layers(sizes))
 
     def probe(self, batch: int) -> tuple[Tensor, ...]:
         """Arguments of the usual sizes, always the same."""

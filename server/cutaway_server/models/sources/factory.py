@@ -1,9 +1,11 @@
 """Networks of installed packages, by name."""
 
 import difflib
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -51,7 +53,7 @@ def _made(factory: str, make: Callable[[], Any]) -> nn.Module:
 
 def _allowed(place: str, name: str) -> Callable[..., Any]:
     try:
-        found = getattr(import_module(place), name)
+        found = attrgetter(name)(import_module(place))
     except (ImportError, AttributeError) as error:
         raise NotServable(f"factory {place}:{name} cannot be imported: {error}") from error
     if not callable(found):
@@ -75,8 +77,6 @@ def _torchvision(place: str, name: str, arguments: Mapping[str, Any]) -> Callabl
 
 
 def _has_backbone(name: str, models: Any) -> bool:
-    import inspect
-
     return "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
 
 
