@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, ShuttingDown
 from cutaway_server.metrics import Metrics
-from cutaway_server.prediction.batcher import Batcher, Prediction
+from cutaway_server.prediction.batcher import AwaitedPrediction, Batcher
 from server_process import wait_until
 
 FAR = time.monotonic() + 1000
@@ -19,6 +19,8 @@ FAR = time.monotonic() + 1000
 
 class Gate:
     """An engine that doubles its input, when it is let."""
+
+    runs_python = True
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -47,11 +49,11 @@ def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterat
         opened.close()
 
 
-def prediction(*values: float, deadline: float = FAR) -> Prediction:
-    return Prediction((torch.tensor(values)[:, None],), deadline, "id")
+def prediction(*values: float, deadline: float = FAR) -> AwaitedPrediction:
+    return AwaitedPrediction((torch.tensor(values)[:, None],), deadline, "id")
 
 
-def submit(to: Batcher, *waiting: Prediction) -> list[Prediction]:
+def submit(to: Batcher, *waiting: AwaitedPrediction) -> list[AwaitedPrediction]:
     for one in waiting:
         to.submit(one)
     return list(waiting)
@@ -104,16 +106,22 @@ def test_one_input_that_the_network_cannot_take_costs_the_others_nothing() -> No
 
 @pytest.mark.parametrize(
     ("max_batch", "batches"),
-    [(1, [[1], [2, 3], [4], [5]]), (2, [[1], [2, 3], [4, 5]]), (3, [[1, 2, 3], [4, 5]]), (9, [[1, 2, 3, 4, 5]])],
+    [
+        (1, [[1], [2, 3, 4], [5], [6]]),
+        (2, [[1], [2, 3], [4], [5, 6]]),
+        (3, [[1], [2, 3, 4], [5, 6]]),
+        (4, [[1, 2, 3, 4], [5, 6]]),
+        (9, [[1, 2, 3, 4, 5, 6]]),
+    ],
 )
 def test_order_and_sizes_of_batches(max_batch: int, batches: list[list[float]]) -> None:
     gate = Gate()
     with batcher(gate, max_batch=max_batch) as b:
         submit(b, prediction(0))
         assert gate.running.wait(30)
-        waiting = submit(b, prediction(1), prediction(2, 3), prediction(4), prediction(5))
+        waiting = submit(b, prediction(1), prediction(2, 3, 4), prediction(5), prediction(6))
         gate.open.set()
-        assert [w.result()[:, 0].tolist() for w in waiting] == [[2], [4, 6], [8], [10]]
+        assert [w.result()[:, 0].tolist() for w in waiting] == [[2], [4, 6, 8], [10], [12]]
     assert gate.batches == [[0], *batches]
 
 

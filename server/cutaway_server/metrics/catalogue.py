@@ -31,6 +31,11 @@ class Metrics:
             buckets=_CALLS,
             registry=registry,
         )
+        self.fast_path = Gauge(
+            "cutaway_fast_path",
+            "1 where predictions are answered on the thread on which gRPC polls, 0 where not.",
+            registry=registry,
+        )
         self.queue_seconds = Histogram(
             "cutaway_queue_seconds", "How long a prediction waited for its batch.", model, buckets=_CALLS, registry=registry
         )

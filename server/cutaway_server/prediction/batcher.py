@@ -1,8 +1,9 @@
-"""Joins predictions that wait at the same time into one batch. Nothing waits on purpose."""
+"""Joins predictions that wait at the same time into one batch. Nothing waits on purpose, unless a delay is asked for."""
 
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import structlog
@@ -15,40 +16,77 @@ from cutaway_server.models.device import free_cache, is_out_of_memory
 from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
+Outcome = Tensor | Refusal
+_SHORT = 0.002  # seconds of a batch that may hold up other calls
 
 
 class Engine(Protocol):
-    """What runs a batch."""
+    """What runs a batch.
+
+    Attributes:
+        runs_python: whether it holds Python's lock while it computes, or can be held up by what the network's author wrote.
+    """
+
+    runs_python: bool
 
     def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Scores, the batch first, for arguments whose first axis is the batch."""
 
 
 class Prediction:
-    """One caller's part of a batch."""
+    """One caller's part of a batch.
 
-    def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str) -> None:
+    Args:
+        arguments: the network's, on the host, the batch first.
+        deadline: on the monotonic clock, in seconds.
+        answer: is given the scores, or why there are none, once, by whichever thread has them. Must not raise.
+    """
+
+    __slots__ = ("_answer", "arguments", "arrived", "deadline", "request_id")
+
+    def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str, answer: Callable[[Outcome], None]) -> None:
         self.arguments = arguments
         self.deadline = deadline
         self.request_id = request_id
         self.arrived = time.monotonic()
-        self._ended = threading.Event()
-        self._outcome: Tensor | Refusal | None = None
+        self._answer = [answer]
 
     @property
     def ended(self) -> bool:
         """Whether it has its answer, or nobody waits for one."""
-        return self._ended.is_set()
+        return not self._answer
 
-    def end(self, outcome: Tensor | Refusal) -> None:
-        """Gives the answer; the first one counts."""
-        if not self._ended.is_set():
-            self._outcome = outcome
-            self._ended.set()
+    @property
+    def samples(self) -> int:
+        """How many it has."""
+        return len(self.arguments[0])
+
+    def end(self, outcome: Outcome) -> None:
+        """Gives the answer, from any thread; the first one counts."""
+        try:
+            answer = self._answer.pop()  # one thread alone gets it
+        except IndexError:
+            return
+        answer(outcome)
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
         self.end(Cancelled())
+
+
+class AwaitedPrediction(Prediction):
+    """A prediction whose caller's thread waits for the answer."""
+
+    __slots__ = ("_came", "_outcome")
+
+    def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str) -> None:
+        super().__init__(arguments, deadline, request_id, self._come)
+        self._came = threading.Event()
+        self._outcome: Outcome | None = None
+
+    def _come(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._came.set()
 
     def result(self) -> Tensor:
         """Waits for the answer until the deadline.
@@ -56,8 +94,9 @@ class Prediction:
         Raises:
             Refusal: whatever ended it.
         """
-        if not self._ended.wait(max(0.0, self.deadline - time.monotonic())):
+        if not self._came.wait(max(0.0, self.deadline - time.monotonic())):
             self.end(DeadlinePassed("before the prediction was made"))
+            self._came.wait()  # another thread may be about to give the answer
         if isinstance(self._outcome, Refusal):
             raise self._outcome
         assert self._outcome is not None
@@ -70,19 +109,33 @@ class Batcher:
     Args:
         device: that the engine runs on.
         threads: CPU threads that the engine may use in PyTorch.
-        max_batch: samples joined at most; 1 switches joining off. A call with more samples runs alone.
+        max_batch: samples joined at most; a call with more is run in parts. 1 switches both off: each call runs as it came.
         max_waiting: predictions that may wait.
+        delay: seconds that the oldest waits at most for others to join it.
+    Attributes:
+        runs_at_once: whether batches are so short, and run no Python, that any thread may run them itself.
     """
 
     def __init__(
-        self, name: str, engine: Engine, *, device: torch.device, threads: int, max_batch: int, max_waiting: int, metrics: Metrics
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        device: torch.device,
+        threads: int,
+        max_batch: int,
+        max_waiting: int,
+        metrics: Metrics,
+        delay: float = 0.0,
     ) -> None:
+        self.max_waiting = max_waiting
+        self.runs_at_once = False
         self._name = name
         self._device = device
         self._engine = engine
         self._threads = threads
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self._delay = delay
         self._waiting: deque[Prediction] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -97,8 +150,18 @@ class Batcher:
         """How many predictions wait now."""
         return len(self._waiting)
 
+    @property
+    def full(self) -> Busy:
+        """What those are told that come when as many wait as may wait."""
+        return Busy("predictions", self.max_waiting, retry_after_s=0.1)
+
+    def settle(self, samples: int, seconds: float) -> None:
+        """Joins no more than so many samples from now on; so many take so long."""
+        self._max_batch = samples
+        self.runs_at_once = not self._engine.runs_python and not self._delay and seconds < _SHORT
+
     def submit(self, prediction: Prediction) -> None:
-        """Queues a prediction.
+        """Queues a prediction for the batcher's own thread.
 
         Raises:
             Busy: as many wait as may wait.
@@ -107,12 +170,18 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise ShuttingDown
-            if len(self._waiting) >= self._max_waiting:
+            if len(self._waiting) >= self.max_waiting:
                 self._waiting = deque(waiting for waiting in self._waiting if not waiting.ended)
-            if len(self._waiting) >= self._max_waiting:
-                raise Busy("predictions", self._max_waiting, retry_after_s=0.1)
+            if len(self._waiting) >= self.max_waiting:
+                raise self.full
             self._waiting.append(prediction)
             self._changed.notify()
+
+    def run(self, waiting: deque[Prediction]) -> None:
+        """Runs all of these in the thread that calls it, batch by batch, and leaves none."""
+        while waiting:
+            if batch := self._take(waiting):
+                self._run(batch)
 
     def close(self) -> None:
         """Ends the thread after the batch that runs; what waits is refused."""
@@ -128,27 +197,32 @@ class Batcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
+                if self._delay and not self._closed:
+                    left = self._waiting[0].arrived + self._delay - time.monotonic()
+                    self._changed.wait_for(lambda: self._closed or self._fill_a_batch(), max(0.0, left))
                 if self._closed:
                     return
-                batch = self._take()
+                batch = self._take(self._waiting)
             if batch:
                 self._run(batch)
             del batch  # or its tensors would stay until the next one comes
 
-    def _take(self) -> list[Prediction]:
+    def _fill_a_batch(self) -> bool:
+        return sum(prediction.samples for prediction in self._waiting) >= self._max_batch
+
+    def _take(self, waiting: deque[Prediction]) -> list[Prediction]:
         """The next batch: the oldest that still has a caller, and what fits to it."""
         batch: list[Prediction] = []
-        samples = 0
-        while self._waiting:
-            candidate = self._waiting[0]
-            if candidate.ended or candidate.deadline <= time.monotonic():
-                self._waiting.popleft().end(DeadlinePassed("while it waited for its batch"))
+        samples, now = 0, time.monotonic()
+        while waiting:
+            candidate = waiting[0]
+            if candidate.ended or candidate.deadline <= now:
+                waiting.popleft().end(DeadlinePassed("while it waited for its batch"))
                 continue
-            size = len(candidate.arguments[0])
-            if batch and (samples + size > self._max_batch or not _joinable(batch[0], candidate)):
+            if batch and (samples + candidate.samples > self._max_batch or not _joinable(batch[0], candidate)):
                 break
-            batch.append(self._waiting.popleft())
-            samples += size
+            batch.append(waiting.popleft())
+            samples += candidate.samples
         return batch
 
     def _run(self, batch: list[Prediction]) -> None:
@@ -159,23 +233,37 @@ class Batcher:
             joined = (
                 batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
             )
-            scores = self._engine.run(joined)
+            scores = self._run_in_parts(joined)
         except Exception:
             self._run_apart(batch)
             return
-        self._batch_samples.observe(len(joined[0]))
         self._engine_seconds.observe(time.monotonic() - started)
+        if len(batch) == 1:
+            batch[0].end(scores)
+            return
         begin = 0
         for prediction in batch:
-            end = begin + len(prediction.arguments[0])
+            end = begin + prediction.samples
             prediction.end(scores[begin:end])
             begin = end
+
+    def _run_in_parts(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        """Scores of a batch, whatever its size."""
+        samples, part = len(arguments[0]), self._max_batch
+        if samples <= part or part == 1:
+            self._batch_samples.observe(samples)
+            return self._engine.run(arguments)
+        parts = []
+        for begin in range(0, samples, part):
+            parts.append(self._engine.run(tuple(argument[begin : begin + part] for argument in arguments)))
+            self._batch_samples.observe(len(parts[-1]))
+        return torch.cat(parts)
 
     def _run_apart(self, batch: list[Prediction]) -> None:
         """One caller's input that the network cannot take must not cost the others their answers."""
         for prediction in batch:
             try:
-                prediction.end(self._engine.run(prediction.arguments))
+                prediction.end(self._run_in_parts(prediction.arguments))
             except Exception as error:
                 log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
                 short = is_out_of_memory(error)

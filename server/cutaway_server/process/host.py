@@ -26,7 +26,15 @@ class _InMemory:
     """What answers for a model now, and how many calls use it."""
 
     served: Served
+    changed: threading.Condition
     users: int = 0
+
+    def give_back(self) -> None:
+        """One that used it does so no longer."""
+        with self.changed:
+            self.users -= 1
+            if not self.users:
+                self.changed.notify_all()
 
 
 @dataclass(eq=False)
@@ -110,28 +118,48 @@ class Host:
         try:
             yield held.served
         finally:
-            with self._changed:
-                held.users -= 1
-                self._changed.notify_all()
+            held.give_back()
+
+    def take(self, name: str, version: str) -> _InMemory | None:
+        """What answers for one of them, if it is in memory; it stays until it is given back. Never waits.
+
+        Raises:
+            UnknownModel, NotReady, ShuttingDown.
+        """
+        with self._changed:
+            return self._take(self._ready_slot(name, version))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a model of this name."""
+        with self._changed:
+            return any(slot.name == name for slot in self._slots.values()) or any(one.name == name for one in self._broken)
 
     def _hold(self, name: str, version: str, deadline: float) -> _InMemory:
         with self._changed:
             while True:
-                slot = self._slot(name, version)
-                if self._closed:
-                    raise ShuttingDown
-                if not isinstance(slot, Slot) or slot.state is State.FAILED:
-                    raise NotReady(slot.name, slot.version, slot.reason)
-                slot.last_used = time.monotonic()
-                if slot.current:
-                    slot.current.users += 1
-                    return slot.current
+                slot = self._ready_slot(name, version)
+                if held := self._take(slot):
+                    return held
                 if slot.state is State.PARKED:
                     slot.state, slot.reason = State.LOADING, ""
                     self.submit(lambda slot=slot: self._load_asked(slot))  # type: ignore[misc]
                 if slot.last_used >= deadline:
                     raise DeadlinePassed("while the model was loaded")
                 self._changed.wait(deadline - slot.last_used)
+
+    def _ready_slot(self, name: str, version: str) -> Slot:
+        if self._closed:
+            raise ShuttingDown
+        slot = self._slot(name, version)
+        if not isinstance(slot, Slot) or slot.state is State.FAILED:
+            raise NotReady(slot.name, slot.version, slot.reason)
+        return slot
+
+    def _take(self, slot: Slot) -> _InMemory | None:
+        slot.last_used = time.monotonic()
+        if slot.current:
+            slot.current.users += 1
+        return slot.current
 
     def _slot(self, name: str, version: str) -> Slot | Listed:
         slots = [slot for slot in self._slots.values() if slot.name == name]
@@ -164,7 +192,7 @@ class Host:
     def adopt(self, model: Model) -> None:
         """Serves a model that was made already, for as long as the host lives."""
         slot = Slot(model.name, model.version, lambda: (model, Serving()))
-        self._put(slot, _InMemory(self._open_model(model, Serving())))
+        self._put(slot, _InMemory(self._open_model(model, Serving()), self._changed))
 
     def close(self) -> None:
         """Ends the thread after what it is doing, and all models."""
@@ -197,7 +225,7 @@ class Host:
             self._make_room(slot, slot.bytes)
             model, serving = slot.load()
             self._make_room(slot, model.weight_bytes)
-            loaded = _InMemory(self._open_model(model, serving))
+            loaded = _InMemory(self._open_model(model, serving), self._changed)
         except _NoRoom as error:
             self._park(slot, str(error))
             return False

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+import structlog
 from prometheus_client import start_http_server
 
 from cutaway_server.introspection.lanes import Lanes
@@ -15,20 +16,24 @@ from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.models.repository.load import Hardware, Permissions
 from cutaway_server.models.repository.manifest import Serving
-from cutaway_server.prediction.batcher import Batcher, Prediction
+from cutaway_server.prediction.batch_size import best_batch
+from cutaway_server.prediction.batcher import AwaitedPrediction, Batcher
 from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.process.folders import ModelFolders
 from cutaway_server.process.gauges import gauge_models
 from cutaway_server.process.host import Host
 from cutaway_server.process.settings import Settings, split_address
+from cutaway_server.rpc import serving_thread
 from cutaway_server.rpc.admin import AdminService
 from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.predict import Predict
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
 from cutaway_server.rpc.stall_watch import StallWatch
 
+log = structlog.get_logger()
 _MIB = 1 << 20
 _EXPECTED_MODELS = 4  # that threads are reckoned for where the number of models may change
 
@@ -99,6 +104,7 @@ class Server:
             waiting_predictions=settings.max_waiting * expected,
             with_reflection=settings.reflection,
         )
+        rpc.answer([Predict(limits)], host, calls, fast_path=self._fast_path())
         self.metrics_address = self._serve_metrics(metrics)
         rpc.start()
         self._ending.callback(rpc.drain, settings.drain)
@@ -107,6 +113,16 @@ class Server:
             self._open_folders()
         else:
             rpc.ready(True)
+
+    def _fast_path(self) -> bool:
+        """Whether it is wanted, and works with this grpcio."""
+        problem = serving_thread.check() if self._settings.fast_path == "auto" else "off"
+        if problem not in ("", "off"):
+            log.warning(
+                "Predict is answered by ordinary handlers: this grpcio does not let us answer on its serving thread", reason=problem
+            )
+        self._metrics.fast_path.set(not problem)
+        return not problem
 
     def _open_folders(self) -> None:
         settings = self._settings
@@ -154,6 +170,7 @@ class Server:
             threads=own.threads,
             max_batch=own.max_batch,
             max_waiting=own.max_waiting,
+            delay=own.batch_delay / 1000,
             metrics=self._metrics,
         )
         lanes = None
@@ -167,18 +184,23 @@ class Server:
                     max_waiting=own.max_waiting_introspections,
                     metrics=self._metrics,
                 )
-            self._warm_up(model, batcher)
+            self._warm_up(model, batcher, own.max_batch)
         except BaseException:
             Served(model, batcher, lanes).close()
             raise
         return Served(model, batcher, lanes)
 
-    def _warm_up(self, model: Model, batcher: Batcher) -> None:
-        """One prediction on the thread that will make them, so that the first caller does not wait for its threads to start."""
-        probe = tuple(argument.cpu() for argument in model.probe(2))
-        warm = Prediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
-        batcher.submit(warm)
-        warm.result()
+    def _warm_up(self, model: Model, batcher: Batcher, most: int) -> None:
+        """Predictions on the thread that will make them, so that the first caller does not wait for its threads to start."""
+
+        def run(samples: int) -> None:
+            probe = tuple(argument.cpu() for argument in model.probe(samples))
+            warm = AwaitedPrediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
+            batcher.submit(warm)
+            warm.result()
+
+        run(2)
+        batcher.settle(*best_batch(run, most))
 
     def _serve_metrics(self, metrics: Metrics) -> str:
         host, port = split_address(self._settings.metrics)

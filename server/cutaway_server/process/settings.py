@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     lane_threads: int = Field(1, ge=1, description="CPU threads that the forward pass of one introspection uses.")
     lane_batch: int = Field(8, ge=1, description="Samples of one run of the network, for maps that take many runs.")
     max_batch: int = Field(32, ge=1, description="Samples that are joined into one batch of Predict at most; 1 joins none.")
+    batch_delay: float = Field(
+        0, ge=0, description="Milliseconds that a prediction waits at most for others to join its batch; 0 joins what waits anyway."
+    )
     max_waiting: int = Field(256, ge=1, description="Predictions of a model that may wait for a batch.")
     lanes: int = Field(2, ge=1, description="Introspections of a model that run at the same time.")
     max_waiting_introspections: int = Field(64, ge=0, description="Introspections of a model that may wait for a lane.")
@@ -102,6 +105,9 @@ class Settings(BaseSettings):
     call_timeout: float = Field(60, gt=0, description="Seconds that a call may take; a client's own deadline may be shorter.")
     stall_timeout: float = Field(30, gt=0, description="Seconds that the reader of a stream may stand still.")
     drain: float = Field(10, ge=0, description="Seconds that running calls have to finish when the server is told to stop.")
+    fast_path: Literal["auto", "off"] = Field(
+        "auto", description="Answer Predict on the thread on which gRPC polls, where that works: auto, or off."
+    )
     reflection: bool = Field(True, description="Serve gRPC reflection, by which tools list the methods.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
     log_format: Literal["auto", "console", "json"] = Field("auto", description="Form of the log; auto is console on a terminal.")

@@ -1,15 +1,17 @@
 """What every call has: a request id, a deadline, log lines, metrics, and refusals turned into status."""
 
+import itertools
 import re
+import secrets
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
+from prometheus_client import Counter, Histogram
 
 from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal
 from cutaway_server.metrics import Metrics
@@ -18,6 +20,47 @@ from cutaway_server.rpc.served import Models
 
 log = structlog.get_logger()
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class OpenCall:
+    """A call that is open.
+
+    Attributes:
+        model: that it asks for, by the name that it gave.
+        request_id: the client's x-request-id, or one made up.
+        began, deadline: on the monotonic clock, in seconds.
+        stopped: what ended its stream from inside; None where nothing did.
+        on_cancel: told what to do when nobody waits for the answer any more. Does that at once where that is so already.
+    """
+
+    __slots__ = ("began", "deadline", "method", "model", "on_cancel", "request_id", "stopped")
+
+    def __init__(
+        self, method: str, request_id: str, deadline: float, on_cancel: Callable[[Callable[[], None]], None], model: str = ""
+    ) -> None:
+        self.method = method
+        self.model = model
+        self.request_id = request_id
+        self.began = time.monotonic()
+        self.deadline = deadline
+        self.on_cancel = on_cancel
+        self.stopped: Refusal | None = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What its log lines say of it."""
+        return {"request_id": self.request_id, "method": self.method, "model": self.model[:100]}
+
+    def seconds_left(self) -> float:
+        """Until the deadline; 0 when it has passed."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    def reason_to_end(self, refusal: Refusal) -> Refusal:
+        """GRPC tells of a passed deadline by cancelling: say which it was."""
+        if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
+            return DeadlinePassed("before the call was done")
+        return refusal
 
 
 class Calls:
@@ -33,77 +76,84 @@ class Calls:
         self._models = models
         self._call_seconds = call_seconds
         self._log_success = log_success
+        self._made_up = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+        self._counts: dict[tuple[str, str, grpc.StatusCode], tuple[Counter, Histogram]] = {}
 
     @contextmanager
-    def open(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator["OpenCall"]:
+    def open(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[OpenCall]:
         """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL."""
-        began = time.monotonic()
-        model = getattr(request, "model", "")
-        call = OpenCall(_request_id(context), began + self._seconds_left(context))
-        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=method, model=model[:100])
-        code = grpc.StatusCode.OK
+
+        def on_cancel(stop: Callable[[], None]) -> None:
+            if not context.add_callback(stop):
+                stop()
+
+        call = self.begin(method, context.invocation_metadata(), context.time_remaining(), on_cancel)
+        call.model = getattr(request, "model", "")
         try:
             context.set_trailing_metadata((("x-request-id", call.request_id),))
             if isinstance(request, DecodeError):
                 raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1")
             yield call
         except Refusal as refusal:
-            refusal = call.reason_to_end(refusal)
-            code = code_of(refusal)
-            log.info("refused", code=code.name, reason=str(refusal))
-            abort(context, refusal)
+            abort(context, self.refused(call, refusal))
         except GeneratorExit:  # the stream was given up: nobody is there to be told
             ended = call.reason_to_end(call.stopped or Cancelled())
-            code = code_of(ended)
-            log.info("ended", code=code.name, reason=str(ended))
+            log.info("ended", code=code_of(ended).name, reason=str(ended), **call.about)
+            self._count(call, code_of(ended))
             raise
         except Exception:
-            code = grpc.StatusCode.INTERNAL
-            log.exception("the server failed")
-            context.abort(code, f"the server failed; its log has the cause under request id {call.request_id}")
-        finally:
-            known = model if any(known.name == model for known in self._models.all()) else ""
-            self._metrics.requests.labels(method, known, code.name).inc()
-            self._metrics.request_seconds.labels(method, known).observe(time.monotonic() - began)
-            if self._log_success and code is grpc.StatusCode.OK:
-                log.info("answered", seconds=round(time.monotonic() - began, 6))
-            structlog.contextvars.clear_contextvars()
+            context.abort(grpc.StatusCode.INTERNAL, self.failed(call))
+        else:
+            self.answered(call)
 
-    def _seconds_left(self, context: grpc.ServicerContext) -> float:
-        left = context.time_remaining()
-        return self._call_seconds if left is None else min(left, self._call_seconds)
+    def begin(
+        self, method: str, metadata: Metadata, seconds_left: float | None, on_cancel: Callable[[Callable[[], None]], None]
+    ) -> OpenCall:
+        """A call that has arrived.
 
+        Args:
+            metadata: that the client sent.
+            seconds_left: until its own deadline; None where it has none.
+        """
+        limit = self._call_seconds if seconds_left is None else min(seconds_left, self._call_seconds)
+        return OpenCall(method, self._request_id(metadata), time.monotonic() + limit, on_cancel)
 
-class OpenCall:
-    """A call that is open.
+    def answered(self, call: OpenCall) -> None:
+        """It went well."""
+        if self._log_success:
+            log.info("answered", seconds=round(time.monotonic() - call.began, 6), **call.about)
+        self._count(call, grpc.StatusCode.OK)
 
-    Attributes:
-        request_id: the client's x-request-id, or one made up.
-        deadline: on the monotonic clock, in seconds.
-        stopped: what ended its stream from inside; None where nothing did.
-    """
-
-    def __init__(self, request_id: str, deadline: float) -> None:
-        self.request_id = request_id
-        self.deadline = deadline
-        self.stopped: Refusal | None = None
-
-    def seconds_left(self) -> float:
-        """Until the deadline; 0 when it has passed."""
-        return max(0.0, self.deadline - time.monotonic())
-
-    def reason_to_end(self, refusal: Refusal) -> Refusal:
-        """GRPC tells of a passed deadline by cancelling: say which it was."""
-        if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
-            return DeadlinePassed("before the call was done")
+    def refused(self, call: OpenCall, refusal: Refusal) -> Refusal:
+        """What the caller is to be told."""
+        refusal = call.reason_to_end(refusal)
+        code = code_of(refusal)
+        log.info("refused", code=code.name, reason=str(refusal), **call.about)
+        self._count(call, code)
         return refusal
 
+    def failed(self, call: OpenCall) -> str:
+        """For the exception that is being handled, which is the server's own fault: what the caller is told beside INTERNAL."""
+        log.exception("the server failed", **call.about)
+        self._count(call, grpc.StatusCode.INTERNAL)
+        return f"the server failed; its log has the cause under request id {call.request_id}"
 
-def _request_id(context: grpc.ServicerContext) -> str:
-    for key, value in context.invocation_metadata():
-        if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
+    def _count(self, call: OpenCall, code: grpc.StatusCode) -> None:
+        known = call.model if self._models.knows(call.model) else ""
+        counts = self._counts.get((call.method, known, code))
+        if counts is None:
+            counted = self._metrics.requests.labels(call.method, known, code.name)
+            timed = self._metrics.request_seconds.labels(call.method, known)
+            counts = self._counts[call.method, known, code] = counted, timed
+        counts[0].inc()
+        counts[1].observe(time.monotonic() - call.began)
+
+    def _request_id(self, metadata: Metadata) -> str:
+        for key, value in metadata:
+            if key == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                return value
+        return f"{self._made_up}{next(self._numbers):016x}"
 
 
 def parser(message: Any) -> Callable[[bytes], Any]:

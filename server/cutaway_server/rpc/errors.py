@@ -82,15 +82,21 @@ def code_of(refusal: errors.Refusal) -> grpc.StatusCode:
     return TABLE[type(refusal)][0]
 
 
-def abort(context: grpc.ServicerContext, refusal: errors.Refusal) -> Never:
-    """Ends the call with the refusal's code, sentence and details. Raises, as grpc's own abort does."""
+def status_of(refusal: errors.Refusal) -> tuple[grpc.StatusCode, tuple[str, bytes]]:
+    """The gRPC code of a refusal, and the trailing metadata that carries its sentence and details."""
     code, details = TABLE[type(refusal)]
     status = status_pb2.Status(code=code.value[0], message=str(refusal))
     for detail in details(refusal):
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
+    return code, ("grpc-status-details-bin", status.SerializeToString())
+
+
+def abort(context: grpc.ServicerContext, refusal: errors.Refusal) -> Never:
+    """Ends the call with the refusal's code, sentence and details. Raises, as grpc's own abort does."""
+    code, details = status_of(refusal)
     kept = context.trailing_metadata() or ()  # the request id; abort_with_status would replace it
-    context.set_trailing_metadata((*kept, ("grpc-status-details-bin", status.SerializeToString())))
+    context.set_trailing_metadata((*kept, details))
     context.abort(code, str(refusal))
     raise AssertionError("abort raises")

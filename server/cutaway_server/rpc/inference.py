@@ -1,4 +1,4 @@
-"""cutaway.v1.InferenceService: decode, call, encode."""
+"""cutaway.v1.InferenceService, but for Predict, which is an engine method: decode, call, encode."""
 
 import secrets
 import time
@@ -7,23 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
-from torch import Tensor
 
-from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
+from cutaway.v1 import inference_pb2, introspect_pb2
 from cutaway_server.errors import BadInput, Cancelled
 from cutaway_server.introspection.call import Call
 from cutaway_server.introspection.events import NOTHING_RAN, Started
 from cutaway_server.introspection.plan import Plan, make_plan
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
-from cutaway_server.prediction.batcher import Prediction
 from cutaway_server.rpc.calls import Calls, OpenCall, parser, serialize
 from cutaway_server.rpc.cams import decode_cams, wants_overlays
 from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
-from cutaway_server.rpc.encode import encode_listed, encode_model, encode_prediction
+from cutaway_server.rpc.encode import encode_listed, encode_model
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.pictures import drawer
-from cutaway_server.rpc.served import Models, Served, State
+from cutaway_server.rpc.predict import check_top_k
+from cutaway_server.rpc.served import Models, Served, State, check_named
 from cutaway_server.rpc.stall_watch import StallWatch
 from cutaway_server.rpc.stream import StreamEncoder
 
@@ -67,7 +66,6 @@ class InferenceService:
             {
                 "ListModels": unary(self.list_models, parser(inference_pb2.ListModelsRequest), serialize),
                 "GetModel": unary(self.get_model, parser(inference_pb2.GetModelRequest), serialize),
-                "Predict": unary(self.predict, parser(predict_pb2.PredictRequest), serialize),
                 "Introspect": grpc.unary_stream_rpc_method_handler(introspect, parser(introspect_pb2.IntrospectRequest), None),
             },
         )
@@ -82,34 +80,17 @@ class InferenceService:
     def get_model(self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext) -> inference_pb2.GetModelResponse:
         """One model, with its layers; of one that could not be loaded, why."""
         with self._calls.open("GetModel", request, context) as call:
-            self._check_named(request)
+            check_named(request.model, "model", self._models)
             listed = self._models.find(request.model, request.version)
             if listed.state is State.FAILED:
                 return inference_pb2.GetModelResponse(model=encode_listed(listed))
             with self._models.use(request.model, request.version, call.deadline) as served:
                 return inference_pb2.GetModelResponse(model=encode_model(served, reason=listed.reason, layers=True))
 
-    def predict(self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext) -> predict_pb2.PredictResponse:
-        """Decode, run, encode."""
-        with self._calls.open("Predict", request, context) as call:
-            self._check_named(request)
-            with self._models.use(request.model, request.version, call.deadline) as served:
-                check_top_k(served.model, request.top_k)
-                decoded = decode_inputs(served.model, request.inputs, self._limits)
-                scores = self._run(served, decoded, call, context)
-                return encode_prediction(served.model, scores, request.top_k)
-
-    def _run(self, served: Served, decoded: Decoded, call: OpenCall, context: grpc.ServicerContext) -> Tensor:
-        prediction = Prediction(decoded.arguments, call.deadline, call.request_id)
-        served.batcher.submit(prediction)
-        if not context.add_callback(prediction.cancel):
-            prediction.cancel()
-        return prediction.result()
-
     def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""
         with self._calls.open("Introspect", request, context) as open_call:
-            self._check_named(request)
+            check_named(request.model, "model", self._models)
             with self._models.use(request.model, request.version, open_call.deadline) as served:
                 yield from self._introspect(served, request, open_call, context)
 
@@ -135,8 +116,7 @@ class InferenceService:
             plan_seconds=plan_seconds,
             draw=drawer(decoded.photographs),
         )
-        if not context.add_callback(lambda: call.stop(Cancelled())):
-            raise Cancelled
+        open_call.on_cancel(lambda: call.stop(Cancelled()))
         assert served.lanes is not None
         served.lanes.submit(call)
         try:
@@ -172,13 +152,3 @@ class InferenceService:
             max_passes=self._limits.passes,
         )
         return plan, decoded
-
-    def _check_named(self, request: Any) -> None:
-        if not request.model:
-            raise BadInput("model", "an empty name", f"one of {', '.join(sorted({one.name for one in self._models.all()}))}")
-
-
-def check_top_k(model: Model, top_k: int) -> None:
-    """Raises BadInput where a top k is asked of scores that tell no classes apart."""
-    if top_k and not model.class_count:
-        raise BadInput("top_k", str(top_k), "0: the network's output is not [N, classes]")

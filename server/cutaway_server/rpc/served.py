@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from cutaway_server.errors import BadInput
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.models.model import Model
 from cutaway_server.prediction.batcher import Batcher
@@ -54,6 +55,15 @@ class Listed:
     served: Served | None = None
 
 
+class Held(Protocol):
+    """A model in use."""
+
+    served: Served
+
+    def give_back(self) -> None:
+        """It is used no longer. Once, from any thread."""
+
+
 class Models(Protocol):
     """The models of a server, by name and version."""
 
@@ -67,6 +77,16 @@ class Models(Protocol):
             UnknownModel: names what there is.
         """
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a model of this name."""
+
+    def take(self, name: str, version: str) -> "Held | None":
+        """What answers for one of them, if it is in memory; it stays until it is given back. Never waits.
+
+        Raises:
+            UnknownModel, NotReady, ShuttingDown.
+        """
+
     def use(self, name: str, version: str, deadline: float) -> AbstractContextManager[Served]:
         """One of them, for as long as a call lasts. Waits for one that is loading, and has a parked one loaded.
 
@@ -75,3 +95,14 @@ class Models(Protocol):
         Raises:
             UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
         """
+
+
+def check_named(name: str, field: str, models: Models) -> str:
+    """The name of a model that a request gives in a field.
+
+    Raises:
+        BadInput: it is empty.
+    """
+    if not name:
+        raise BadInput(field, "an empty name", f"one of {', '.join(sorted({one.name for one in models.all()}))}")
+    return name

@@ -1,6 +1,6 @@
 """The gRPC server: our service, health and reflection on one port."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,8 +10,12 @@ from grpc_reflection.v1alpha import reflection
 
 from cutaway_server.models.threads import use_cpu_threads
 from cutaway_server.rpc.admin import ADMIN_SERVICE, AdminService
+from cutaway_server.rpc.calls import Calls
+from cutaway_server.rpc.engine_method import EngineMethod, ordinary_handler
+from cutaway_server.rpc.fast_path import FastPath
 from cutaway_server.rpc.inference import SERVICE, InferenceService
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.served import Models
 
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
 
@@ -68,6 +72,17 @@ class RpcServer:
         except RuntimeError as error:
             raise AddressInUse(f"cannot listen on {address}: it is taken, or not an address of this machine") from error
 
+    def answer(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, *, fast_path: bool) -> None:
+        """Serves methods that one run of an engine answers, too. Before it starts.
+
+        Args:
+            fast_path: whether they are answered on the serving thread.
+        """
+        if fast_path:
+            FastPath(methods, models, calls, self._pool).attach(self._server)
+        else:
+            self._server.add_generic_rpc_handlers((_Handlers({one.path: ordinary_handler(one, models, calls) for one in methods}),))
+
     def start(self) -> None:
         """Takes calls from now on; health says NOT_SERVING."""
         self._server.start()
@@ -88,6 +103,17 @@ class RpcServer:
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         self._health.set("", status)
         self._health.set(SERVICE, status)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Methods by their paths."""
+
+    def __init__(self, by_path: "dict[str, grpc.RpcMethodHandler[bytes, bytes]]") -> None:
+        self._by_path = by_path
+
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+        """What handles a call; None where that is for others to say."""
+        return self._by_path.get(details.method)
 
 
 class _Health(health.HealthServicer):

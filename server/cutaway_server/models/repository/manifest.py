@@ -159,6 +159,9 @@ class Serving(_Section):
     )
     threads: Positive | None = Field(None, description="CPU threads that one forward pass of Predict uses.")
     max_batch: Positive | None = Field(None, description="Samples that are joined into one batch of Predict at most.")
+    batch_delay: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Milliseconds that a prediction waits at most for others to join its batch."
+    )
     max_waiting: Positive | None = Field(None, description="Predictions that may wait for a batch.")
     lanes: Positive | None = Field(None, description="Introspections that run at the same time.")
     lane_threads: Positive | None = Field(None, description="CPU threads that the forward pass of one introspection uses.")

@@ -10,6 +10,8 @@ from cutaway_server.models.model import Model
 class Eager:
     """Runs the served network itself."""
 
+    runs_python = True
+
     def __init__(self, model: Model) -> None:
         self._model = model
         self._stream = own_stream(model.device)

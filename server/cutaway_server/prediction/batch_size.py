@@ -1,0 +1,38 @@
+"""How many samples are best joined: more at a time cost less each, until they no longer fit the caches."""
+
+import time
+from collections.abc import Callable, Iterator
+
+_RUNS = 3  # of each size; the least time counts
+_WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
+_LONGEST = 0.25  # seconds: no batch is tried that is likely to take longer
+
+
+def best_batch(run: Callable[[int], object], most: int) -> tuple[int, float]:
+    """The number of samples of which one costs the least, and how many seconds that batch takes.
+
+    Args:
+        run: runs a batch of so many samples.
+    """
+    seconds: dict[int, float] = {}
+    for size in _sizes(most):
+        seconds[size] = min(_time(run, size) for _ in range(_RUNS))
+        if 2 * seconds[size] > _LONGEST:
+            break
+    least = min(taken / size for size, taken in seconds.items())
+    best = max(size for size, taken in seconds.items() if taken / size <= _WORTH * least)
+    return best, seconds[best]
+
+
+def _sizes(most: int) -> Iterator[int]:
+    size = 1
+    while size < most:
+        yield size
+        size *= 2
+    yield most
+
+
+def _time(run: Callable[[int], object], size: int) -> float:
+    began = time.perf_counter()
+    run(size)
+    return time.perf_counter() - began

@@ -1,0 +1,96 @@
+"""Methods that one run of an engine answers: parse, decode, run, encode. How they are called is `fast_path`'s matter, or gRPC's."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import grpc
+from torch import Tensor
+
+from cutaway_server.models.model import Model
+from cutaway_server.prediction.batcher import AwaitedPrediction
+from cutaway_server.rpc.calls import Calls, OpenCall
+from cutaway_server.rpc.served import Models, Served, check_named
+
+
+class EngineMethod(ABC):
+    """A unary method, from a request's bytes to an answer's.
+
+    Attributes:
+        name: in logs and metrics.
+        path: as gRPC has it, /SERVICE/METHOD.
+        model_field: of the request, where the model's name stands.
+    """
+
+    name: ClassVar[str]
+    path: ClassVar[str]
+    model_field: ClassVar[str]
+
+    @abstractmethod
+    def parse(self, data: bytes) -> Any:
+        """The request.
+
+        Raises:
+            BadInput: these bytes are none.
+        """
+
+    @abstractmethod
+    def model(self, request: Any) -> str:
+        """The name of the model that is asked for."""
+
+    @abstractmethod
+    def version(self, request: Any) -> str:
+        """Of the model, that is asked for; empty for the default one."""
+
+    @abstractmethod
+    def is_quick(self, request: Any) -> bool:
+        """Whether decoding takes no longer than copying: tensors do, photographs do not."""
+
+    @abstractmethod
+    def decode(self, request: Any, model: Model) -> tuple[Tensor, ...]:
+        """The network's arguments, on the host, the batch first.
+
+        Raises:
+            Refusal: the request is not as it must be.
+        """
+
+    @abstractmethod
+    def encode(self, request: Any, model: Model, scores: Tensor) -> bytes:
+        """The answer."""
+
+    def deadline(self, request: Any, call: OpenCall) -> float:
+        """On the monotonic clock, in seconds: the call's own, or an earlier one that the request asks for."""
+        return call.deadline
+
+    def answer(self, request: Any, served: Served, call: OpenCall) -> bytes:
+        """All steps, in a thread that may wait.
+
+        Raises:
+            Refusal: whatever ended it.
+        """
+        arguments = self.decode(request, served.model)
+        prediction = AwaitedPrediction(arguments, self.deadline(request, call), call.request_id)
+        served.batcher.submit(prediction)
+        call.on_cancel(prediction.cancel)
+        return self.encode(request, served.model, prediction.result())
+
+
+def answer(method: EngineMethod, data: bytes, models: Models, call: OpenCall) -> bytes:
+    """A call from its request's bytes to its answer's, in a thread that may wait.
+
+    Raises:
+        Refusal: whatever ended it.
+    """
+    request = method.parse(data)
+    call.model = check_named(method.model(request), method.model_field, models)
+    with models.use(call.model, method.version(request), method.deadline(request, call)) as served:
+        return method.answer(request, served, call)
+
+
+def ordinary_handler(method: EngineMethod, models: Models, calls: Calls) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    """The method for a thread of gRPC's pool."""
+
+    def handle(data: bytes, context: grpc.ServicerContext) -> bytes:
+        with calls.open(method.name, None, context) as call:
+            return answer(method, data, models, call)
+
+    return grpc.unary_unary_rpc_method_handler(handle)

@@ -1,0 +1,179 @@
+"""The fast form of methods that one run of an engine answers: on the serving thread, what came together in one batch."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from cutaway_server.errors import DeadlinePassed, Refusal
+from cutaway_server.prediction.batcher import Batcher, Outcome, Prediction
+from cutaway_server.rpc.calls import Calls, OpenCall
+from cutaway_server.rpc.engine_method import EngineMethod, answer
+from cutaway_server.rpc.errors import status_of
+from cutaway_server.rpc.served import Held, Models, check_named
+from cutaway_server.rpc.serving_thread import RawCall, ServingThread
+
+QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
+_MOST = 256  # calls that are received before what came runs
+
+
+class FastPath:
+    """Answers calls on the serving thread where nothing takes long, and has other threads do the rest.
+
+    Requests with photographs, large ones, and those for a model that is not in memory go to the pool, where the ordinary steps are
+    taken. Of the others those whose engine is short run on the serving thread itself; the batcher of the model answers the rest.
+    """
+
+    def __init__(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, pool: ThreadPoolExecutor) -> None:
+        self._methods = {method.path: method for method in methods}
+        self._models = models
+        self._calls = calls
+        self._pool = pool
+        self._waiting: dict[Batcher, deque[Prediction]] = {}
+        self._elsewhere: set[Prediction] = set()
+
+    def attach(self, server: grpc.Server) -> None:
+        """Takes the methods of a server over that has not started yet."""
+        ServingThread(server, list(self._methods), received=self._received, between=self._run, most=_MOST)
+
+    def _received(self, raw: RawCall) -> None:
+        method = self._methods[raw.path]
+        given_up = _GivenUp()
+        call = self._calls.begin(method.name, raw.metadata, raw.deadline - time.time(), given_up.then)
+        opened = _Open(raw, method, call, self._calls)
+        try:
+            if not self._start(opened):
+                raw.watch(given_up.tell)
+                self._pool.submit(self._answer_apart, opened)
+        except Refusal as refusal:
+            opened.end(refusal)
+        except Exception:
+            opened.fail()
+
+    def _start(self, opened: "_Open") -> bool:
+        """Whether the call is on its way; nothing was done where it needs a thread that may wait."""
+        raw, method, call = opened.raw, opened.method, opened.call
+        if len(raw.data) > QUICK_BYTES:
+            return False
+        request = method.parse(raw.data)
+        if not method.is_quick(request):
+            return False
+        call.model = check_named(method.model(request), method.model_field, self._models)
+        held = self._models.take(call.model, method.version(request))
+        if held is None:
+            return False
+        opened.request, opened.held = request, held
+        arguments = method.decode(request, held.served.model)
+        prediction = Prediction(arguments, method.deadline(request, call), call.request_id, opened.end)
+        raw.data = b""
+        self._submit(prediction, held.served.batcher, opened)
+        return True
+
+    def _submit(self, prediction: Prediction, batcher: Batcher, opened: "_Open") -> None:
+        if not batcher.runs_at_once:
+            opened.raw.watch(prediction.cancel)
+            batcher.submit(prediction)
+            self._elsewhere.add(prediction)
+            return
+        waiting = self._waiting.setdefault(batcher, deque())
+        if len(waiting) >= batcher.max_waiting:
+            raise batcher.full
+        waiting.append(prediction)
+
+    def _run(self) -> None:
+        """What came, now that nothing else is there to be received."""
+        waiting, self._waiting = self._waiting, {}
+        for batcher, predictions in waiting.items():
+            batcher.run(predictions)
+        if self._elsewhere:
+            now = time.monotonic()
+            self._elsewhere = {prediction for prediction in self._elsewhere if not prediction.ended}
+            for prediction in self._elsewhere:
+                if prediction.deadline <= now:
+                    prediction.end(DeadlinePassed("before the prediction was made"))
+
+    def _answer_apart(self, opened: "_Open") -> None:
+        try:
+            data = answer(opened.method, opened.raw.data, self._models, opened.call)
+        except Refusal as refusal:
+            opened.end(refusal)
+        except Exception:
+            opened.fail()
+        else:
+            opened.reply(data)
+
+
+class _GivenUp:
+    """Whether the client has given a call up, and what is to be done then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told = False
+        self._then: list[Callable[[], None]] = []
+
+    def then(self, act: Callable[[], None]) -> None:
+        """Does that when it is given up, or now, if it was."""
+        with self._lock:
+            if not self._told:
+                self._then.append(act)
+                return
+        act()
+
+    def tell(self) -> None:
+        """It is given up."""
+        with self._lock:
+            self._told = True
+        for act in self._then:
+            act()
+
+
+class _Open:
+    """A call that is answered once, from any thread, with its account. Nothing here raises."""
+
+    def __init__(self, raw: RawCall, method: EngineMethod, call: OpenCall, calls: Calls) -> None:
+        self.raw = raw
+        self.method = method
+        self.call = call
+        self.request: Any = None
+        self.held: Held | None = None
+        self._calls = calls
+        self._trailing = ("x-request-id", call.request_id)
+
+    def end(self, outcome: Outcome) -> None:
+        """Answers with scores, or with why there are none."""
+        try:
+            if isinstance(outcome, Refusal):
+                self._refuse(outcome)
+            else:
+                assert self.held is not None
+                self.reply(self.method.encode(self.request, self.held.served.model, outcome))
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            self.fail()
+
+    def reply(self, data: bytes) -> None:
+        """Answers."""
+        self._give_back()
+        self._calls.answered(self.call)
+        self.raw.reply(data, (self._trailing,))
+
+    def fail(self) -> None:
+        """For the exception that is being handled: answers with INTERNAL."""
+        self._give_back()
+        self.raw.refuse(grpc.StatusCode.INTERNAL, self._calls.failed(self.call), (self._trailing,))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._give_back()
+        refusal = self._calls.refused(self.call, refusal)
+        code, details = status_of(refusal)
+        self.raw.refuse(code, str(refusal), (self._trailing, details))
+
+    def _give_back(self) -> None:
+        held, self.held = self.held, None
+        if held:
+            held.give_back()

@@ -1,0 +1,61 @@
+"""cutaway.v1's Predict."""
+
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from cutaway.v1 import input_pb2, predict_pb2, tensor_pb2
+from cutaway_server.errors import BadInput
+from cutaway_server.models.model import Model
+from cutaway_server.rpc.decode import decode_inputs
+from cutaway_server.rpc.encode import encode_prediction
+from cutaway_server.rpc.engine_method import EngineMethod
+from cutaway_server.rpc.limits import Limits
+
+
+class Predict(EngineMethod):
+    """Scores, and the best classes where they are asked for."""
+
+    name = "Predict"
+    path = "/cutaway.v1.InferenceService/Predict"
+    model_field = "model"
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def parse(self, data: bytes) -> predict_pb2.PredictRequest:
+        """As its parent's."""
+        try:
+            return predict_pb2.PredictRequest.FromString(data)
+        except DecodeError as error:
+            raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1") from error
+
+    def model(self, request: predict_pb2.PredictRequest) -> str:
+        """As its parent's."""
+        return request.model
+
+    def version(self, request: predict_pb2.PredictRequest) -> str:
+        """As its parent's."""
+        return request.version
+
+    def is_quick(self, request: predict_pb2.PredictRequest) -> bool:
+        """As its parent's. UINT8 tensors are pixels, for all that one can tell without the model."""
+        return all(_is_tensor(given) for given in request.inputs)
+
+    def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...]:
+        """As its parent's."""
+        check_top_k(model, request.top_k)
+        return decode_inputs(model, request.inputs, self._limits).arguments
+
+    def encode(self, request: predict_pb2.PredictRequest, model: Model, scores: Tensor) -> bytes:
+        """As its parent's."""
+        return encode_prediction(model, scores, request.top_k).SerializeToString()
+
+
+def _is_tensor(given: input_pb2.Input) -> bool:
+    return given.WhichOneof("value") != "images" and given.tensor.dtype != tensor_pb2.DATA_TYPE_UINT8
+
+
+def check_top_k(model: Model, top_k: int) -> None:
+    """Raises BadInput where a top k is asked of scores that tell no classes apart."""
+    if top_k and not model.class_count:
+        raise BadInput("top_k", str(top_k), "0: the network's output is not [N, classes]")
