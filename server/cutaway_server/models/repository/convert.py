@@ -34,7 +34,7 @@ def rescue_state(path: Path, name: str) -> dict[str, Tensor]:
         except NotServable:
             raise
         except Exception:  # not of that format, or it names what PyTorch blocks even so, as os.system
-            raise refused from refused.__cause__
+            raise refused from None
 
 
 class _Inert(dict[Any, Any]):

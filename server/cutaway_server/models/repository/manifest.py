@@ -219,11 +219,11 @@ def _read(text: bytes, kind: type[S], file: str) -> S:
     try:
         content = yaml.load(text, _Loader)  # a SafeLoader, and stricter than that
     except Exception as error:  # PyYAML's own, and what Python says of numbers and dates that it reads
-        raise NotServable(f"{file} is no YAML: {said(error)}") from error
+        raise NotServable(f"{file} is no YAML: {said(error)}") from None
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise NotServable(f"{file}: {'; '.join(_problem(problem, kind) for problem in error.errors()[:5])}") from error
+        raise NotServable(f"{file}: {'; '.join(_problem(problem, kind) for problem in error.errors()[:5])}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -41,7 +41,7 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a dozen types, of zip, pickle and torch
-        raise NotServable(f"{name} {_why_not_read(str(error))}") from error
+        raise NotServable(f"{name} {_why_not_read(str(error))}") from None  # it speaks at length, of running what is refused here
     return state_in(content, name)
 
 
