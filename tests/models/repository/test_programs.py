@@ -25,6 +25,7 @@ from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.sources.exported import build_from_exported
 from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
+from server_process import run_server, wait_until
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # torch.export's own, of its own files
@@ -218,22 +219,50 @@ def test_an_archive_shows_what_the_network_it_came_from_shows(
     assert inside.cams[0].map.shape == (3, 18, 22)
 
 
-def test_an_archive_is_not_touched_unless_code_is_allowed(write, loaded, archive: bytes, tmp_path: Path) -> None:
-    """Torch unpickles the sample inputs of an archive: one is replaced by a program."""
-    mark, bomb, hostile = tmp_path / "ran", io.BytesIO(), io.BytesIO()
+def hostile(archive: bytes, mark: Path) -> bytes:
+    """The archive, its sample inputs, which torch unpickles, replaced by a program."""
+    bomb, made = io.BytesIO(), io.BytesIO()
     torch.save(Touches(mark), bomb)
-    with zipfile.ZipFile(io.BytesIO(archive)) as whole, zipfile.ZipFile(hostile, "w") as out:
+    with zipfile.ZipFile(io.BytesIO(archive)) as whole, zipfile.ZipFile(made, "w") as out:
         pickled = [part for part in whole.infolist() if "sample_inputs" in part.filename]
         assert pickled, "without them this proves nothing"
         for part in whole.infolist():
             out.writestr(part, bomb.getvalue() if part in pickled else whole.read(part))
-    folder = write(EXPORTED, {"net.pt2": hostile.getvalue()})
+    return made.getvalue()
+
+
+def test_an_archive_is_not_touched_unless_code_is_allowed(write, loaded, archive: bytes, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    folder = write(EXPORTED, {"net.pt2": hostile(archive, mark)})
     with pytest.raises(NotServable, match=rf"^net\.pt2 {NOT_READ}$"):
         loaded(folder)
     assert not mark.exists()
     with pytest.raises(NotServable, match=r"^net\.pt2 is no archive of torch\.export that this PyTorch reads"):
         loaded(folder, code=True)
     assert mark.exists(), "where code is allowed it runs: that is why it needs the operator's word"
+
+
+def test_a_server_without_the_flag_runs_nothing_of_its_folders(write, archive: bytes, tmp_path: Path) -> None:
+    """Nor does the process in which it tries them."""
+    marks = {kind: tmp_path / f"{kind}-ran" for kind in ("exported", "module", "weights")}
+    write(EXPORTED, {"net.pt2": hostile(archive, marks["exported"])}, "exported")
+    source = f"import os; os.mkdir({str(marks['module'])!r})\nfrom torch import nn\nbuild = nn.Flatten"
+    write({"network": {"module": "module.py"}, "inputs": INPUTS}, {"module.py": source}, "module")
+    bomb = io.BytesIO()
+    torch.save(Touches(marks["weights"]), bomb)
+    linear = {"factory": "torch.nn:Linear", "arguments": {"in_features": 6, "out_features": 3}}
+    write({"network": linear, "weights": "w.pth", "inputs": [{"shape": [6]}]}, {"w.pth": bomb.getvalue()}, "weights")
+    write({"network": {"factory": "torch.nn:Flatten"}, "inputs": INPUTS}, name="good")
+    allowed = ("--allow-factory", "torch.nn:Linear", "--allow-factory", "torch.nn:Flatten")
+    with run_server("--models", str(tmp_path / "models"), *allowed) as server, cutaway.Client(server.address, timeout=60) as client:
+        wait_until(lambda: not any(model.state == "loading" for model in client.models()), 60)
+        states = {model.name: (model.state, model.state_reason) for model in client.models()}
+        assert client.predict("good", X.numpy()).scores.shape == (3, 3 * 20 * 24)
+    assert states.pop("good") == ("ready", "")
+    assert states.pop("exported") == ("failed", f"net.pt2 {NOT_READ}")
+    assert states.pop("module") == ("failed", f"module.py {NOT_READ}")
+    assert states["weights"][1].startswith(f"w.pth holds more than tensors ({os.name}.mkdir)")
+    assert not any(mark.exists() for mark in marks.values())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive", bytes(1000)])

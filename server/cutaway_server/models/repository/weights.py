@@ -54,7 +54,10 @@ def _why_not_read(said_by_torch: str) -> str:
         )
     if "TorchScript" in said_by_torch:
         return "is a TorchScript archive, which brings its own network: name it as `network: {torchscript: FILE}`, without weights"
-    return "is no whole file of torch.save"
+    return (
+        "is no whole file of torch.save; other pickles are not read, for that can run code: where you trust it, write its tensors "
+        "by torch.save(state_dict, FILE)"
+    )
 
 
 def state_in(content: Any, name: str) -> dict[str, Tensor]:
