@@ -14,6 +14,7 @@ from torch.nn.functional import log_softmax, sigmoid, softmax
 
 import cutaway
 from cutaway_server.models.model import Model, NotServable
+from cutaway_server.models.repository.load import Hardware, Permissions, load
 from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
 from torchvision_shim import models as torchvision_models
@@ -96,8 +97,12 @@ ANIMALS = ["cat", "dog", "axolotl", "Köcherfliege, sogar zwei"]
         ("labels.json", json.dumps(ANIMALS, ensure_ascii=False, indent=2)),
     ],
 )
-def test_labels_of_a_file_come_with_the_model(model, name: str, content: str | bytes) -> None:
-    made = model(labels=name, files={name: content})
+def test_labels_of_a_file(model, name: str, content: str | bytes) -> None:
+    assert list(model(labels=name, files={name: content}).labels) == ANIMALS
+
+
+def test_labels_come_with_the_model_and_its_answers(model) -> None:
+    made = model(labels="labels.txt", files={"labels.txt": "\n".join(ANIMALS)})
     x = np.random.default_rng(0).normal(size=(1, 3, 8, 9)).astype(np.float32)
     told, predicted = served(made, lambda client: (client.model("net"), client.predict("net", x, top_k=4)))
     assert list(told.labels) == ANIMALS
@@ -302,3 +307,22 @@ def test_a_module_of_torch_itself(write, loaded) -> None:
     made = loaded(folder, factories=("torch.nn:Identity",))
     assert isinstance(made.network, nn.Identity)
     assert [spec.name for spec in made.inputs] == ["input"]
+
+
+# Device
+
+
+@pytest.mark.parametrize("asked", ["cuda:99", "cuda:100"])
+def test_a_device_that_is_not_there(write, loaded, asked: str) -> None:
+    folder = write({"network": {"factory": "torch.nn:Identity"}, "inputs": [{"shape": [5]}], "serving": {"device": asked}})
+    with pytest.raises(NotServable, match=rf"^device {asked}: (this PyTorch sees no CUDA device|there are \d+, from cuda:0)$"):
+        loaded(folder, factories=("torch.nn:Identity",))
+
+
+def test_the_device_of_a_model_of_its_own(write) -> None:
+    """What model.yaml says holds, but not where a model is merely tried."""
+    folder = write({"network": {"factory": "torch.nn:Identity"}, "inputs": [{"shape": [5]}], "serving": {"device": "cpu"}})
+    allowed = Permissions(factories=("torch.nn:Identity",))
+    assert load(folder, "net", "1", allowed, Hardware("cuda:99")).device.type == "cpu"
+    write({"network": {"factory": "torch.nn:Identity"}, "inputs": [{"shape": [5]}], "serving": {"device": "cuda:99"}})
+    assert load(folder, "net", "1", allowed, Hardware("cpu", fixed=True)).device.type == "cpu"
