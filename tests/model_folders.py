@@ -1,7 +1,5 @@
 """Folders of small models, for tests."""
 
-import os
-import shutil
 import textwrap
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from safetensors.torch import save_file
 CLASSES = 5
 
 MODULE = """
-    import os, sys, time
+    import os, signal, sys, time
     from pathlib import Path
 
     import torch
@@ -34,6 +32,37 @@ MODULE = """
 
     def build(hidden=4):
         return Net(hidden)
+
+
+    def wait_for(file):
+        while not file.exists():
+            time.sleep(0.005)
+"""
+
+# More of a module.py, whose build takes a folder too. One is loaded only when files in the folder say so, in the trial and in
+# the server; one holds every call whose input begins with 7 until a file says so.
+GATED = """
+    def build(folder, hidden=4):
+        if IN_TRIAL:
+            wait_for(Path(folder, "try"))
+        else:
+            Path(folder, "tried").touch()
+            wait_for(Path(folder, "load"))
+        return Net(hidden)
+"""
+HOLDING = """
+    class Holding(Net):
+        def forward(self, x):
+            if x.flatten()[0] == 7:
+                (self.folder / "held").touch()
+                wait_for(self.folder / "go")
+            return super().forward(x)
+
+
+    def build(folder, hidden=4):
+        net = Holding(hidden)
+        net.folder = Path(folder)
+        return net
 """
 
 
@@ -65,34 +94,35 @@ def add(
     seed: int = 0,
     hidden: int = 4,
     after: str = "",
+    folder: Path | None = None,
     **manifest: object,
 ) -> Path:
-    """Writes a version of a model; all at once, as a deployment would: beside, then renamed.
+    """Writes a version of a model: beside, then renamed, so that a server sees it whole or not at all.
 
     Args:
         seed: of its weights.
         after: more of its module.py.
+        folder: where the files lie that GATED and HOLDING look for.
         manifest: more of its model.yaml, or other than the usual.
     """
-    (root / name).mkdir(parents=True, exist_ok=True)
-    beside = root / name / f".{version}"
-    fill(beside, seed=seed, hidden=hidden, after=after, **manifest)
     place = root / name / str(version)
-    if place.exists():
-        os.rename(place, root / name / ".old")
-    os.rename(beside, place)
-    shutil.rmtree(root / name / ".old", ignore_errors=True)
-    return place
-
-
-def fill(place: Path, *, seed: int = 0, hidden: int = 4, after: str = "", **manifest: object) -> None:
-    """Writes the files of a version into a folder."""
-    place.mkdir()
-    (place / "module.py").write_text(textwrap.dedent(MODULE) + textwrap.dedent(after))
-    save_file(weights(seed, hidden), place / "w.safetensors")
+    beside = root / name / f".{version}"
+    beside.mkdir(parents=True)
+    (beside / "module.py").write_text(textwrap.dedent(MODULE) + textwrap.dedent(after))
+    save_file(weights(seed, hidden), beside / "w.safetensors")
+    arguments = {"hidden": hidden, **({"folder": str(folder)} if folder else {})}
     usual = {
-        "network": {"module": "module.py", "arguments": {"hidden": hidden}},
+        "network": {"module": "module.py", "arguments": arguments},
         "weights": "w.safetensors",
         "inputs": [{"shape": [1, 8, 8]}],
     }
-    (place / "model.yaml").write_text(yaml.safe_dump({**usual, **manifest}))
+    said = {key: value for key, value in {**usual, **manifest}.items() if value is not None}
+    (beside / "model.yaml").write_text(yaml.safe_dump(said))
+    beside.rename(place)
+    return place
+
+
+def replace_weights(place: Path, seed: int, hidden: int = 4) -> None:
+    """Other weights in the folder of a version, at once."""
+    save_file(weights(seed, hidden), place / ".w")
+    (place / ".w").replace(place / "w.safetensors")

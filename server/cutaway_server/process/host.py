@@ -173,7 +173,8 @@ class Host:
             for one in places:
                 if one.version == version or not slots:
                     return one
-            raise UnknownModel(name, version[:100], [f"{name} version {slot.version}" for slot in slots])
+            there = sorted((len(slot.version), slot.version) for slot in slots)
+            raise UnknownModel(name, version[:100], [f"{name} version {one}" for _, one in there])
         return max(slots, key=lambda slot: (slot.state in (State.READY, State.PARKED), len(slot.version), slot.version))
 
     # For whoever runs the server, from any thread
