@@ -5,6 +5,7 @@ import pickle
 import re
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import rmtree
 
@@ -14,7 +15,7 @@ import pytest
 
 import cutaway
 from cutaway.v1 import admin_pb2, admin_pb2_grpc, model_pb2
-from model_folders import add, image, replace_weights, scores
+from model_folders import HOLDING, add, image, replace_weights, scores
 from server_process import ServerProcess, run_server, wait_until
 
 
@@ -116,6 +117,11 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("gates")
+
+
+@pytest.fixture(scope="module")
 def server(roots: tuple[Path, Path]) -> Iterator[ServerProcess]:
     folders = [word for root in roots for word in ("--models", str(root))]
     limits = ["--load-timeout", "3", "--model-memory-mib", "1", "--drain", "1", "--lanes", "1", "--threads", "1"]
@@ -176,7 +182,7 @@ def test_the_good_one_serves(client: cutaway.Client, server: ServerProcess):
 
 
 def test_what_is_mended_is_loaded_by_the_admin_and_by_sighup(
-    client: cutaway.Client, server: ServerProcess, roots: tuple[Path, Path]
+    client: cutaway.Client, server: ServerProcess, roots: tuple[Path, Path], gates: Path
 ):
     """Though a thread of one model hangs for ever."""
     root, other = roots
@@ -188,7 +194,7 @@ def test_what_is_mended_is_loaded_by_the_admin_and_by_sighup(
     stand = {model.name: (model.state, model.state_reason) for model in reload(server)}
     assert stand == dict.fromkeys(("good", "no-fit"), (model_pb2.MODEL_STATE_READY, ""))
     assert np.array_equal(client.predict("no-fit", image()).scores, scores(3, image()))
-    add(root, "good", 2, seed=4)
+    add(root, "good", 2, seed=4, after=HOLDING, folder=gates)
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: client.predict("good", image()).version == "2", 60)
     assert np.array_equal(client.predict("good", image()).scores, scores(4, image()))
@@ -203,7 +209,11 @@ def test_a_folder_of_models_that_vanishes_takes_nothing_away(
     assert errors_in_log(server)[-1]["event"] == "the folders of models cannot be read; what serves goes on"
 
 
-def test_a_thread_that_hangs_does_not_hold_the_end(server: ServerProcess):
-    """The last test of this server."""
-    assert server.stop() == 0
+def test_what_hangs_does_not_hold_the_end(client: cutaway.Client, gates: Path, server: ServerProcess):
+    """The last test of this server: a prediction and a load never end."""
+    with ThreadPoolExecutor(1) as caller:
+        never = caller.submit(client.predict, "good", image() * 0 + 7)
+        wait_until((gates / "held").exists)
+        assert server.stop() == 0
+        assert isinstance(never.exception(), cutaway.Error)
     assert "Fatal" not in server.log()

@@ -5,6 +5,7 @@ import json
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -71,7 +72,21 @@ def root(tmp_path_factory: pytest.TempPathFactory, gates: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[ServerProcess]:
-    flags = ["--allow-code", "--allow-factory", FACTORY, "--poll", "0.1", "--threads", "1", "--max-batch", "1", "--lanes", "1"]
+    flags = [
+        "--allow-code",
+        "--allow-factory",
+        FACTORY,
+        "--poll",
+        "0.1",
+        "--threads",
+        "1",
+        "--max-batch",
+        "1",
+        "--lanes",
+        "1",
+        "--max-waiting",
+        "4",
+    ]
     with run_server("--models", str(root), *flags) as running:
         yield running
 
@@ -320,18 +335,18 @@ def test_the_admin_service_of_a_server_without_folders():
 def test_sighup_while_a_model_loads(root: Path, client: cutaway.Client, tmp_path: Path, server: ServerProcess):
     add(root, "slow", seed=1, after=GATED, folder=tmp_path)
     wait_listed(client, "slow", "1", "loading")
-    got: list[cutaway.Prediction] = []
-    caller = threading.Thread(target=lambda: got.append(client.predict("slow", image())))  # waits until it is loaded
-    caller.start()
-    with calling(client, "steady") as callers:
+    with ThreadPoolExecutor(6) as pool, calling(client, "steady") as callers:
+        waiting = [pool.submit(client.predict, "slow", image()) for _ in range(6)]  # of which four may wait
         for _ in range(5):
             server.process.send_signal(signal.SIGHUP)
             callers.wait_for_more(3)
+        wait_until(lambda: sum(call.done() for call in waiting) == 2)
         (tmp_path / "try").touch()
         (tmp_path / "load").touch()
         wait_listed(client, "slow", "1", "ready")
-    caller.join()
-    assert np.array_equal(got[0].scores, scores(1, image()))
+    refused = [str(call.exception()) for call in waiting if call.exception()]
+    assert refused == ["4 calls for a model that is being loaded wait already, which is the limit; try again in 1 s"] * 2
+    assert sum(np.array_equal(call.result().scores, scores(1, image())) for call in waiting if not call.exception()) == 4
 
 
 def test_sigterm_while_a_model_loads(root: Path, client: cutaway.Client, tmp_path: Path, server: ServerProcess):

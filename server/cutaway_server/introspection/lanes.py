@@ -17,7 +17,7 @@ from cutaway_server.models.model import Model
 from cutaway_server.models.threads import give_way, use_cpu_threads
 
 log = structlog.get_logger()
-_END_SECONDS = 5
+_END_SECONDS = 2
 
 
 class Lanes:

@@ -15,7 +15,7 @@ from cutaway_server.models.device import free_cache, is_out_of_memory
 from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
-_END_SECONDS = 5
+_END_SECONDS = 2
 
 
 class Engine(Protocol):

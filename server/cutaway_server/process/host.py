@@ -297,8 +297,9 @@ class Host:
             self._slots.pop((slot.name, slot.version), None)
             current, slot.current = slot.current, None
             self._changed.notify_all()
-        self._retire(current)
-        log.info("the model was unloaded", model=slot.name, version=slot.version)
+        if current:
+            self._retire(current)
+            log.info("the model was unloaded", model=slot.name, version=slot.version)
 
     def tell(self, broken: list[Listed], defaults: dict[str, str]) -> None:
         """What else a list shows: folders that can be no model. And the default versions that operators chose."""
