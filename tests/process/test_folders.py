@@ -249,17 +249,19 @@ def test_a_broken_new_version_leaves_the_old_one_until_it_is_mended(root: Path, 
 # Changes in place
 
 
-def test_a_change_in_place(root: Path, client: cutaway.Client):
+def test_a_change_in_place(root: Path, client: cutaway.Client, tmp_path: Path):
     place = root / "place" / "1"
     with calling(client, "place") as callers:
         replace_weights(place, seed=2)
         wait_until(lambda: answers_as(client, "place", 2), 60)
-        good = (place / "model.yaml").read_text()
-        (place / "model.yaml").write_text(good.replace("weights:", "wieghts:"))
+        broken, good, manifest = tmp_path / "broken.yaml", tmp_path / "good.yaml", place / "model.yaml"
+        broken.write_text(manifest.read_text().replace("weights:", "wieghts:"))
+        manifest.rename(good)
+        broken.rename(manifest)
         why = wait_listed(client, "place", "1", "ready", "wieghts: unknown key; did you mean weights?")
         assert "what was there before serves on" in why
         callers.wait_for_more()
-        (place / "model.yaml").write_text(good)
+        good.replace(manifest)  # as it was, so it is known to be good
         wait_listed(client, "place", "1", "ready")
     seeds = {scores(seed, image()).tobytes(): seed for seed in (1, 2)}
     order = [seeds[answer.scores.tobytes()] for answer in callers.answers["place"]]

@@ -21,6 +21,12 @@ from cutaway_server.rpc.served import Listed, Served, State
 
 log = structlog.get_logger()
 _MIB = 1 << 20
+_HOPE = {
+    State.READY: 2,
+    State.PARKED: 2,
+    State.LOADING: 1,
+    State.FAILED: 0,
+}  # of an answer; of two alike the higher version gives it
 _PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
@@ -175,7 +181,7 @@ class Host:
                     return one
             there = sorted((len(slot.version), slot.version) for slot in slots)
             raise UnknownModel(name, version[:100], [f"{name} version {one}" for _, one in there])
-        return max(slots, key=lambda slot: (slot.state in (State.READY, State.PARKED), len(slot.version), slot.version))
+        return max(slots, key=lambda slot: (_HOPE[slot.state], len(slot.version), slot.version))
 
     # For whoever runs the server, from any thread
 
