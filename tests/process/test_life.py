@@ -322,6 +322,20 @@ def test_a_stream_that_stands_still_is_ended_after_the_grace():
         assert all(line["level"] == "info" for line in log_lines(server))
 
 
+@pytest.mark.parametrize("after", [0, 0.4, 1.2])
+def test_sigterm_while_it_starts(tmp_path: Path, after: float):
+    """Whatever it does at that moment: before it minds signals it just ends, after that it drains; it never complains."""
+    addresses = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "cutaway", "serve", "--models", str(tmp_path), *addresses]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after)
+        process.terminate()
+        said, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) in [(0, ""), (-signal.SIGTERM, "")]
+    assert process.returncode or said.endswith("stopping: running calls have 10 s\n")
+
+
 def test_an_idle_server_ends_at_once_and_says_nothing(configured: ServerProcess):
     """The last test of this server."""
     assert all(line["level"] == "info" for line in log_lines(configured))

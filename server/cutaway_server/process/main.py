@@ -1,8 +1,10 @@
 """The command `cutaway serve`."""
 
+import os
 import signal
 import socket
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,14 @@ def _run(settings: Settings) -> None:
             click.echo(f"stopping: running calls have {settings.drain:g} s")
     except OSError as error:
         raise click.ClickException(str(error)) from error
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the process at once where a model still runs in it: the interpreter would end under it, or wait for it."""
+    if any(thread is not threading.main_thread() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 _LOADED = b"\0"  # no signal has this number

@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         description="MiB that the weights of all models in memory may take; idle ones are parked beyond that. 0 is no limit.",
     )
     load_timeout: float = Field(
-        120, gt=0, description="Seconds that a model of the folder may take to load and run when it is tried."
+        120,
+        gt=0,
+        description="Seconds that a model of the folder may take to load and run when it is tried, and again when it is loaded.",
     )
     poll: float = Field(0, ge=0, description="Seconds between looks at the folders of models; 0 looks at SIGHUP only.")
     admin: bool = Field(False, description="Serve cutaway.v1.AdminService, by which callers have the folders looked at.")
