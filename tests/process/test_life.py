@@ -186,6 +186,8 @@ def test_a_call_without_a_deadline_gets_the_servers_own(configured_channel: grpc
         (["--max-batch", "0"], "max_batch: Input should be greater than or equal to 1"),
         (["--listen", "localhost"], "listen: Value error, must be HOST:PORT"),
         (["--log-level", "loud"], "'loud' is not one of"),
+        (["--device", "tpu"], "device: String should match pattern"),
+        (["--device", "cuda:99"], "device cuda:99: th"),  # no machine has so many: there are N, or this PyTorch sees none
         (["--config", "missing.toml"], "missing.toml: [Errno 2] No such file"),
         (["--config", "broken.toml"], "broken.toml: "),
         (["--config", "unknown.toml"], "max_bach: Extra inputs are not permitted"),
