@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import cutaway
 from cutaway.v1 import inference_pb2_grpc, introspect_pb2, predict_pb2
+from cutaway_server.process.settings import load_settings
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.server import RpcServer
 from server_process import ServerProcess, run_server, wait_until
@@ -159,6 +161,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(configured: Ser
         assert client.model("mnist").introspection.lanes == 5
         with pytest.raises(cutaway.ResourceExhausted, match=str(2 << 20)):
             client.predict("mnist", image(1000))
+
+
+def test_several_of_a_setting_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUTAWAY_MODELS", os.pathsep.join(["/one", "/two"]))
+    monkeypatch.setenv("CUTAWAY_ALLOW_FACTORY", "nets:Small.build,nets.large:build")
+    settings = load_settings({})
+    assert settings.models == (Path("/one"), Path("/two"))
+    assert settings.allow_factory == ("nets:Small.build", "nets.large:build")
 
 
 def test_no_reflection(configured_channel: grpc.Channel):
