@@ -66,6 +66,8 @@ def test_examples(page: str, live_server: ServerProcess, tmp_path: Path, monkeyp
             for line in source.splitlines():
                 run_command(line, live_server.address)
         else:
+            if file := re.match(r"# (\w+\.py)$", source, re.MULTILINE):
+                Path(file[1]).write_text(source)
             lines_above = text.count("\n", 0, block.start(2))
             source = "\n" * lines_above + checked(source).replace("localhost:50051", live_server.address)
             exec(compile(source, page, "exec"), names)

@@ -54,6 +54,9 @@ def _saying_why() -> "Iterator[None]":
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def model() -> None:
     """Write, check and convert what `cutaway serve --models DIR` serves."""
+    from cutaway_server.process.logs import log_for_people
+
+    log_for_people()
 
 
 @model.command(short_help="Print the JSON schema of model.yaml.")
