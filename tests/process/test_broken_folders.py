@@ -66,7 +66,7 @@ SAID = {
     "good": "an earlier folder of --models has a model of this name, which is served",
     "version-name": "the version folder 'v1' is no number from 1 up",
     "raises": r"the network fails on \[2, 1, 8, 8\]: not today",
-    "tells": "module.py, build.*: FileNotFoundError: .*/secret'",
+    "tells": "module.py, build.*: FileNotFoundError: .*'secret'",
     "nan": "of the 10 scores for a probe 10 are NaN or infinite",
     "hangs": r"it did not load and run within 3 s, which is the limit \(--load-timeout\)",
     "exits": "loading it raises SystemExit",

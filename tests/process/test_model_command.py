@@ -423,3 +423,27 @@ def test_schema(words: tuple[str, ...], key: str) -> None:
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert schema["additionalProperties"] is False
     assert key in schema["properties"]
+
+
+ODD = """
+import torch
+
+class Odd(torch.nn.Module):
+    def forward(self, x):
+        if len(x) == 3:
+            raise RuntimeError("three is a crowd")
+        return x.flatten(1)
+
+build = Odd
+"""
+
+
+def test_check_tells_what_is_amiss_in_a_line(root: Path) -> None:
+    folder = root / "odd" / "1"
+    folder.mkdir(parents=True)
+    (folder / "module.py").write_text(ODD)
+    (folder / "model.yaml").write_text("network: {module: module.py}\ninputs: [{shape: [1, 4, 4]}]\n")
+    ended = run("check", root, "--allow-code")
+    assert ended.exit_code == 0, ended.output
+    assert "note: Introspect is refused" in ended.stdout
+    assert set(ended.stderr.splitlines()) == {"warning: no introspection; RuntimeError: three is a crowd"}

@@ -54,6 +54,9 @@ def _saying_why() -> "Iterator[None]":
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def model() -> None:
     """Write, check and convert what `cutaway serve --models DIR` serves."""
+    from cutaway_server.process.logs import log_for_people
+
+    log_for_people()
 
 
 @model.command(short_help="Print the JSON schema of model.yaml.")
@@ -101,7 +104,11 @@ def _keyword(context: click.Context, parameter: click.Parameter, given: tuple[st
 @click.option("--preset", type=click.Choice(["imagenet", "inception", "mnist"]), help="How photographs are prepared.")
 @click.option("--shape", metavar="3,224,224", help="Of one sample; instead of a preset, or beside it for other sizes of tensors.")
 @click.option(
-    "--scores", type=click.Choice(["logits", "log_probabilities", "probabilities", "sigmoid"]), default="logits", show_default=True
+    "--scores",
+    type=click.Choice(["logits", "log_probabilities", "probabilities", "sigmoid"]),
+    default="logits",
+    show_default=True,
+    help="What the network's numbers are.",
 )
 @click.option("--head", default="", metavar="PATH", help="Of the scores, where the network gives several tensors: out, 0.")
 @_permitting
