@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 
+from cutaway_server.errors import NetworkFailed, OutOfMemory
+
 _RUNS = 3  # of each size; the least time counts
 _WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
 _LONGEST = 0.25  # seconds: no batch is tried that is likely to take longer
@@ -13,10 +15,17 @@ def best_batch(run: Callable[[int], object], most: int) -> tuple[int, float]:
 
     Args:
         run: runs a batch of so many samples.
+    Raises:
+        Refusal: a batch of one fails, or takes too long. Larger ones that do are not joined.
     """
     seconds: dict[int, float] = {}
     for size in _sizes(most):
-        seconds[size] = min(_time(run, size) for _ in range(_RUNS))
+        try:
+            seconds[size] = min(_time(run, size) for _ in range(_RUNS))
+        except (NetworkFailed, OutOfMemory):
+            if not seconds:
+                raise
+            break
         if 2 * seconds[size] > _LONGEST:
             break
     least = min(taken / size for size, taken in seconds.items())

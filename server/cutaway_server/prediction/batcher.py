@@ -18,6 +18,7 @@ from cutaway_server.models.threads import use_cpu_threads
 log = structlog.get_logger()
 Outcome = Tensor | Refusal
 _SHORT = 0.002  # seconds of a batch that may hold up other calls
+_END_SECONDS = 2
 
 
 class Engine(Protocol):
@@ -184,11 +185,11 @@ class Batcher:
                 self._run(batch)
 
     def close(self) -> None:
-        """Ends the thread after the batch that runs; what waits is refused."""
+        """Ends the thread after the batch that runs; what waits is refused. One that never ends is left behind."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_END_SECONDS)
         for prediction in self._waiting:
             prediction.end(ShuttingDown())
 
