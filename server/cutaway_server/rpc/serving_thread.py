@@ -189,23 +189,24 @@ class _Asking:
         self._path = path
 
     def ask(self) -> None:
+        """Does nothing where the server shuts down."""
         state = self._serving._state
         with state.lock:
+            if state.stage is not self._serving._module._ServerStage.STARTED:
+                return
+            state.server.request_registered_call(state.completion_queue, state.completion_queue, self._path, self)
             state.due.add(self)
-        state.server.request_registered_call(state.completion_queue, state.completion_queue, self._path, self)
 
     def __call__(self, event: Any) -> Any:
         """It was granted, or the server shuts down."""
         state = self._serving._state
         with state.lock:
             state.due.discard(self)
-            started = state.stage is self._serving._module._ServerStage.STARTED
             if not event.success or event.call is None:
                 ended = object()
                 state.rpc_states.add(ended)  # it is taken out at once, and gRPC looks whether the server is done
                 return ended, ()
-        if started:
-            self.ask()
+        self.ask()
         return self._serving.arrived(self._path, event)
 
 
