@@ -110,7 +110,22 @@ class EndsInPools(nn.Module):
         return self.head(torch.relu(self.conv(x)))
 
 
-@pytest.mark.parametrize("head", [[nn.AdaptiveAvgPool2d(1)], [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3)], []])
+class ChannelsLast(nn.Module):
+    """As ConvNeXt's last norm: what it computes on is [N, H, W, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [nn.AdaptiveAvgPool2d(1)],
+        [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3)],
+        [],
+        [nn.AdaptiveAvgPool2d(1), ChannelsLast()],
+    ],
+)
 def test_the_default_layer_is_the_last_one_before_what_ends_the_network_s_space(head: list[nn.Module]) -> None:
     example = torch.rand(2, 3, 14, 14)
     net = EndsInPools(*head)
