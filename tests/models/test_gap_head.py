@@ -12,8 +12,8 @@ from cutaway_server.models.prepare import prepare
 class OwnLinear(nn.Linear):
     """As timm's, whose classifiers are of a class of its own: there is an operation inside."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.weight, self.bias)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 class Averaged(nn.Module):

@@ -75,6 +75,7 @@ class Layer:
         stride: how many of the input's rows and columns lie between cells of its [N, C, H, W]; None where it is not known.
         fixed_size: whether its last two axes are known not to grow with the picture, as channels that come last do not.
         no_gradient: why none can be taken of its output; empty where one can.
+        aside: whether nothing that PyTorch can differentiate leads from it to the scores.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Layer:
     stride: tuple[float, float] | None = None
     fixed_size: bool = False
     no_gradient: str = ""
+    aside: bool = False
 
 
 class LayerTable(Sequence[Layer]):
@@ -166,6 +168,7 @@ class LayerTable(Sequence[Layer]):
                     stride=fact.stride,
                     fixed_size=fact.fixed_size,
                     no_gradient=fact.no_gradient,
+                    aside=fact.aside,
                 )
                 if layer.site is not None and (fact := facts.get(layer.site))
                 else layer
