@@ -32,6 +32,10 @@ def copied(value: Any) -> Any:
     return fx.node.map_aggregate(value, lambda part: part.clone() if isinstance(part, Tensor) else part)
 
 
+def has_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, Sequence) and any(map(has_tensors, value)))
+
+
 class _Tracer(feature_extraction.NodePathTracer):
     """Goes through torchvision's own modules, as Cutaway does, but for those in which nothing runs."""
 
@@ -74,7 +78,6 @@ class Trace(fx.Interpreter):
         return is_index and isinstance(self.values[node.args[0]], tuple) and isinstance(self.values[node], Tensor)
 
     def is_layer(self, node: fx.Node) -> bool:
-        """Whether it runs and gives tensors: neither input nor parameter, neither a size nor what is computed from sizes."""
+        """Whether it runs, takes tensors and gives some: no input, no parameter, no size, nor what is made of sizes."""
         runs = node.op in ("call_module", "call_function", "call_method") and not self.is_part(node)
-        given = self.values[node] if isinstance(self.values[node], Sequence) else [self.values[node]]
-        return runs and any(isinstance(value, Tensor) for value in given)
+        return runs and has_tensors([self.values[given] for given in node.all_input_nodes]) and has_tensors(self.values[node])

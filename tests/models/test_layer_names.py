@@ -297,7 +297,7 @@ class Own(nn.Module):
 
 PARTS: dict[str, Callable[[], nn.Module | nn.Parameter]] = {
     **dict.fromkeys(("conv_1", "conv_2", "conv_3"), lambda: nn.Conv2d(3, 3, 1)),
-    **dict.fromkeys(("relu", "act", "act_1"), nn.ReLU),
+    **dict.fromkeys(("relu", "act", "act_1", "x"), nn.ReLU),
     "bias": lambda: nn.Parameter(torch.randn(1)),
     "block": lambda: ops.Conv2dNormActivation(3, 3),
     "empty": Empty,
