@@ -14,21 +14,21 @@ from compatibility.serving import serving
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 HEAD = "| network | input | layers | names | captures | Predict | default layer | Grad-CAM |\n|---|---|---|---|---|---|---|---|\n"
+END = "\n## "
 
 
 def rows() -> dict[str, Row]:
     """What the page says, by network."""
     _, _, table = PAGE.read_text().partition(HEAD)
-    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.partition("\n\n")[0].splitlines())
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.partition(END)[0].splitlines())
     return {row.network: row for row in (Row(*of_one) for of_one in cells)}
 
 
 def write(made: Iterable[Row]) -> None:
     """Puts the rows in place of the table that is there."""
     before, _, after = PAGE.read_text().partition(HEAD)
-    _, _, rest = after.partition("\n\n")
-    lines = [f"| {' | '.join(astuple(row))} |" for row in made]
-    PAGE.write_text(f"{before}{HEAD}" + "\n".join(lines) + f"\n\n{rest}")
+    lines = [f"| {' | '.join(astuple(row))} |\n" for row in made]
+    PAGE.write_text(f"{before}{HEAD}{''.join(lines)}{after[after.index(END) :]}")
 
 
 def main() -> None:
