@@ -11,6 +11,7 @@ import structlog
 import torch
 from torch import Tensor, nn
 
+from cutaway_server.models.aside import mark_layers_aside
 from cutaway_server.models.gap_head import GapHead, find_gap_head
 from cutaway_server.models.in_place import input_without_gradient, mark_layers_without_gradient
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
@@ -171,6 +172,7 @@ def _look_inside(network: nn.Module, make_mirror: Callable[[], Mirror], head: st
             return _Inside(reason)
         layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
         layers = mark_layers_without_gradient(mirror.network, layers, probe(2))
+        layers = mark_layers_aside(mirror.network, layers, head, probe(2))
         layers = find_strides(mirror.network, layers, probe(2))
         return _Inside(
             reason="",

@@ -1,6 +1,7 @@
 """Weights from files that run no code, fitted to a network."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,14 @@ def fit_state(network: nn.Module, state: dict[str, Tensor], name: str, *, strict
         raise NotServable(f"{name} does not fit the network; {'; '.join(problems)}")
     if missing or unexpected:
         log.warning("weights do not fit in full", file=name, missing=missing, unexpected=unexpected)
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(_of_the_networks_version(state, expected), strict=False)
+
+
+def _of_the_networks_version(state: dict[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Mere tensors do not say of which version of their modules they are, and some modules, as MNASNet, insist on it."""
+    versioned = OrderedDict(state)
+    versioned._metadata = getattr(expected, "_metadata", None)  # type: ignore[attr-defined]
+    return versioned
 
 
 def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
