@@ -41,12 +41,15 @@ class Prediction:
         arguments: the network's, on the host, the batch first.
         deadline: on the monotonic clock, in seconds.
         answer: is given the scores, or why there are none, once, by whichever thread has them. Must not raise.
+    Attributes:
+        samples: how many it has.
     """
 
-    __slots__ = ("_answer", "arguments", "arrived", "deadline", "request_id")
+    __slots__ = ("_answer", "arguments", "arrived", "deadline", "request_id", "samples")
 
     def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str, answer: Callable[[Outcome], None]) -> None:
         self.arguments = arguments
+        self.samples = arguments[0].shape[0]
         self.deadline = deadline
         self.request_id = request_id
         self.arrived = time.monotonic()
@@ -56,11 +59,6 @@ class Prediction:
     def ended(self) -> bool:
         """Whether it has its answer, or nobody waits for one."""
         return not self._answer
-
-    @property
-    def samples(self) -> int:
-        """How many it has."""
-        return len(self.arguments[0])
 
     def end(self, outcome: Outcome) -> None:
         """Gives the answer, from any thread; the first one counts."""
@@ -113,6 +111,7 @@ class Batcher:
         max_batch: samples joined at most; a call with more is run in parts. 1 switches both off: each call runs as it came.
         max_waiting: predictions that may wait.
         delay: seconds that the oldest waits at most for others to join it.
+        alike: whether all have arguments of the same sizes and types, by the model's own word.
     Attributes:
         runs_at_once: whether batches are so short, and run no Python, that any thread may run them itself.
     """
@@ -128,6 +127,7 @@ class Batcher:
         max_waiting: int,
         metrics: Metrics,
         delay: float = 0.0,
+        alike: bool = False,
     ) -> None:
         self.max_waiting = max_waiting
         self.runs_at_once = False
@@ -137,6 +137,7 @@ class Batcher:
         self._threads = threads
         self._max_batch = max_batch
         self._delay = delay
+        self._alike = alike
         self._waiting: deque[Prediction] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -220,7 +221,7 @@ class Batcher:
             if candidate.ended or candidate.deadline <= now:
                 waiting.popleft().end(DeadlinePassed("while it waited for its batch"))
                 continue
-            if batch and (samples + candidate.samples > self._max_batch or not _joinable(batch[0], candidate)):
+            if batch and (samples + candidate.samples > self._max_batch or not (self._alike or _joinable(batch[0], candidate))):
                 break
             batch.append(waiting.popleft())
             samples += candidate.samples
@@ -239,18 +240,13 @@ class Batcher:
             self._run_apart(batch)
             return
         self._engine_seconds.observe(time.monotonic() - started)
-        if len(batch) == 1:
-            batch[0].end(scores)
-            return
-        begin = 0
-        for prediction in batch:
-            end = begin + prediction.samples
-            prediction.end(scores[begin:end])
-            begin = end
+        parts = torch.split(scores, [prediction.samples for prediction in batch]) if len(batch) > 1 else (scores,)
+        for prediction, part in zip(batch, parts, strict=True):
+            prediction.end(part)
 
     def _run_in_parts(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Scores of a batch, whatever its size."""
-        samples, part = len(arguments[0]), self._max_batch
+        samples, part = arguments[0].shape[0], self._max_batch
         if samples <= part or part == 1:
             self._batch_samples.observe(samples)
             return self._engine.run(arguments)

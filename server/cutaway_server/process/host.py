@@ -104,6 +104,7 @@ class Host:
         self._slots: dict[tuple[str, str], Slot] = {}
         self._defaults: dict[str, str] = {}
         self._broken: list[Listed] = []
+        self._answering: dict[tuple[str, str], Slot] = {}  # what calls found, by what they asked for, until something changes
         self._changed = threading.Condition()
         self._stopped = False
         self._tasks: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
@@ -148,7 +149,12 @@ class Host:
             UnknownModel, NotReady, ShuttingDown.
         """
         with self._changed:
-            return self._take(self._ready_slot(name, version))
+            slot = self._answering.get((name, version))
+            if slot is None:
+                slot = self._ready_slot(name, version)
+                if slot.current:
+                    self._answering[name, version] = slot
+            return self._take(slot)
 
     def knows(self, name: str) -> bool:
         """Whether there is a model of this name."""
@@ -257,6 +263,7 @@ class Host:
         """Makes a place known that is to be loaded soon: calls wait for it."""
         with self._changed:
             self._slots.setdefault((slot.name, slot.version), slot)
+            self._tell_all()
 
     def load(self, slot: Slot) -> bool:
         """Loads what belongs in a place. What was there serves until that is ready, and goes on where it fails.
@@ -271,6 +278,7 @@ class Host:
         self.expect(slot)
         with self._changed:
             slot.state = State.READY if slot.current else State.LOADING
+            self._tell_all()
         try:
             if self._stopped:
                 raise ShuttingDown
@@ -317,7 +325,7 @@ class Host:
                 if slot.current
                 else reason
             )
-            self._changed.notify_all()
+            self._tell_all()
 
     def park(self, slot: Slot, reason: str) -> None:
         """Keeps a place empty until a call asks for it."""
@@ -330,7 +338,7 @@ class Host:
         with self._changed:
             self._slots.pop((slot.name, slot.version), None)
             current, slot.current = slot.current, None
-            self._changed.notify_all()
+            self._tell_all()
         if current:
             self._retire(current)
             log.info("the model was unloaded", model=slot.name, version=slot.version)
@@ -339,8 +347,14 @@ class Host:
         """What else a list shows: folders that can be no model. And the default versions that operators chose."""
         with self._changed:
             self._broken, self._defaults = broken, defaults
+            self._tell_all()
 
     # Within
+
+    def _tell_all(self) -> None:
+        """Something changed, whoever holds the lock."""
+        self._answering.clear()
+        self._changed.notify_all()
 
     def _work(self) -> None:
         while (next_task := self._tasks.get()) and not self._stopped:
@@ -370,13 +384,13 @@ class Host:
             self._slots[slot.name, slot.version] = slot
             old, slot.current = slot.current, loaded
             slot.state, slot.reason = State.READY, ""
-            self._changed.notify_all()
+            self._tell_all()
             return old
 
     def _park(self, slot: Slot, reason: str, *, no_room: bool = False) -> None:
         with self._changed:
             slot.state, slot.reason, slot.no_room = State.PARKED, reason, no_room
-            self._changed.notify_all()
+            self._tell_all()
 
     def _retire(self, old: _InMemory | None) -> None:
         if old is None:

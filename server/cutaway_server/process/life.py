@@ -181,6 +181,7 @@ class Server:
             max_batch=own.max_batch,
             max_waiting=own.max_waiting,
             delay=own.batch_delay / 1000,
+            alike=not any(spec.least for spec in model.inputs),
             metrics=self._metrics,
         )
         lanes = None

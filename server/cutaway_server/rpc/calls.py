@@ -28,19 +28,21 @@ class OpenCall:
 
     Attributes:
         model: that it asks for, by the name that it gave.
+        found: whether there is such a one, as far as is known.
         request_id: the client's x-request-id, or one made up.
         began, deadline: on the monotonic clock, in seconds.
         stopped: what ended its stream from inside; None where nothing did.
         on_cancel: told what to do when nobody waits for the answer any more. Does that at once where that is so already.
     """
 
-    __slots__ = ("began", "deadline", "method", "model", "on_cancel", "request_id", "stopped")
+    __slots__ = ("began", "deadline", "found", "method", "model", "on_cancel", "request_id", "stopped")
 
     def __init__(
         self, method: str, request_id: str, deadline: float, on_cancel: Callable[[Callable[[], None]], None], model: str = ""
     ) -> None:
         self.method = method
         self.model = model
+        self.found = False
         self.request_id = request_id
         self.began = time.monotonic()
         self.deadline = deadline
@@ -140,7 +142,7 @@ class Calls:
         return f"the server failed; its log has the cause under request id {call.request_id}"
 
     def _count(self, call: OpenCall, code: grpc.StatusCode) -> None:
-        known = call.model if self._models.knows(call.model) else ""
+        known = call.model if call.found or self._models.knows(call.model) else ""
         counts = self._counts.get((call.method, known, code))
         if counts is None:
             counted = self._metrics.requests.labels(call.method, known, code.name)

@@ -42,11 +42,12 @@ class FastPath:
 
     def _received(self, raw: RawCall) -> None:
         method = self._methods[raw.path]
-        given_up = _GivenUp()
-        call = self._calls.begin(method.name, raw.metadata, raw.deadline - time.time(), given_up.then)
+        call = self._calls.begin(method.name, raw.metadata, raw.deadline - time.time(), _never)
         opened = _Open(raw, method, call, self._calls)
         try:
             if not self._start(opened):
+                given_up = _GivenUp()
+                call.on_cancel = given_up.then
                 raw.watch(given_up.tell)
                 self._pool.submit(self._answer_apart, opened)
         except Refusal as refusal:
@@ -66,7 +67,7 @@ class FastPath:
         held = self._models.take(call.model, method.version(request))
         if held is None:
             return False
-        opened.request, opened.held = request, held
+        opened.request, opened.held, call.found = request, held, True
         arguments = method.decode(request, held.served.model)
         prediction = Prediction(arguments, method.deadline(request, call), call.request_id, opened.end)
         raw.data = b""
@@ -107,6 +108,10 @@ class FastPath:
             opened.reply(data)
 
 
+def _never(act: Callable[[], None]) -> None:
+    """For calls whose client is not watched: they last too short for that."""
+
+
 class _GivenUp:
     """Whether the client has given a call up, and what is to be done then."""
 
@@ -133,6 +138,8 @@ class _GivenUp:
 
 class _Open:
     """A call that is answered once, from any thread, with its account. Nothing here raises."""
+
+    __slots__ = ("_calls", "_trailing", "call", "held", "method", "raw", "request")
 
     def __init__(self, raw: RawCall, method: EngineMethod, call: OpenCall, calls: Calls) -> None:
         self.raw = raw

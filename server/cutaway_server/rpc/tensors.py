@@ -1,7 +1,9 @@
 """Element types, tensors and times, between the wire and Python."""
 
 import math
+import warnings
 
+import numpy as np
 import torch
 from google.protobuf import duration_pb2
 from torch import Tensor
@@ -22,6 +24,7 @@ DTYPES = {
     tensor_pb2.DATA_TYPE_UINT8: torch.uint8,
     tensor_pb2.DATA_TYPE_BOOL: torch.bool,
 }
+_NUMPY = {dtype: torch.empty(0, dtype=dtype).numpy().dtype for dtype in DTYPES.values() if dtype is not torch.bfloat16}
 WIRE_DTYPES = {dtype: wire for wire, dtype in DTYPES.items()}
 _MAX_AXES = 16  # keeps shapes in messages short: a status travels in headers of 8 KiB
 
@@ -32,34 +35,54 @@ def dtype_name(dtype: torch.dtype) -> str:
     return tensor_pb2.DataType.Name(wire).removeprefix("DATA_TYPE_") if wire else str(dtype).removeprefix("torch.")
 
 
+with warnings.catch_warnings():  # PyTorch says once that it knows no read-only tensors: let that be now. Ours are nobody else's
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"\0", np.uint8))
+
+
 def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
-    """The tensor in a message, in memory of its own.
+    """The tensor in a message. Its memory is that of the bytes, which protobuf copies out of the message for us alone.
 
     Raises:
         BadInput: no dtype, a shape that no tensor has, or another number of bytes than dtype and shape ask for.
     """
-    dtype = DTYPES.get(message.dtype)
+    data, shape, dtype = message.data, tuple(message.shape), DTYPES.get(message.dtype)
+    if dtype is None or len(shape) > _MAX_AXES or min(shape, default=0) < 0 or len(data) != math.prod(shape) * dtype.itemsize:
+        raise _no_tensor(message, field)
+    if not data:
+        if _too_large(shape, dtype):
+            raise _no_tensor(message, field)
+        return torch.empty(shape, dtype=dtype)
+    if dtype is torch.bfloat16:
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+    return torch.from_numpy(np.frombuffer(data, _NUMPY[dtype]).reshape(shape))  # NumPy takes a quarter of PyTorch's time for it
+
+
+def _no_tensor(message: tensor_pb2.Tensor, field: str) -> BadInput:
+    shape, dtype = tuple(message.shape), DTYPES.get(message.dtype)
     if dtype is None:
         names = ", ".join(map(dtype_name, WIRE_DTYPES))
-        raise BadInput(f"{field}.dtype", "none" if not message.dtype else f"value {message.dtype}", f"one of {names}")
-    shape = tuple(message.shape)
+        return BadInput(f"{field}.dtype", "none" if not message.dtype else f"value {message.dtype}", f"one of {names}")
     if len(shape) > _MAX_AXES:
-        raise BadInput(f"{field}.shape", f"{len(shape):,} axes", f"at most {_MAX_AXES}")
+        return BadInput(f"{field}.shape", f"{len(shape):,} axes", f"at most {_MAX_AXES}")
     if any(size < 0 for size in shape):
-        raise BadInput(f"{field}.shape", str(list(shape)), "no negative size")
-    if math.prod(max(1, size) for size in shape) * dtype.itemsize >= 1 << 63:
-        raise BadInput(f"{field}.shape", str(list(shape)), "sizes that 64 bits can count the bytes of")
+        return BadInput(f"{field}.shape", str(list(shape)), "no negative size")
+    if _too_large(shape, dtype):
+        return BadInput(f"{field}.shape", str(list(shape)), "sizes that 64 bits can count the bytes of")
     expected = math.prod(shape) * dtype.itemsize
-    if len(message.data) != expected:
-        raise BadInput(f"{field}.data", f"{len(message.data):,} bytes", f"{expected:,} bytes for {dtype_name(dtype)} {list(shape)}")
-    if not expected:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(message.data), dtype=torch.uint8).view(dtype).reshape(shape)
+    got = f"{len(message.data):,} bytes"
+    return BadInput(f"{field}.data", got, f"{expected:,} bytes for {dtype_name(dtype)} {list(shape)}")
+
+
+def _too_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    return math.prod(max(1, size) for size in shape) * dtype.itemsize >= 1 << 63
 
 
 def encode_tensor(tensor: Tensor) -> tensor_pb2.Tensor:
     """A tensor as a message."""
-    return tensor_pb2.Tensor(dtype=WIRE_DTYPES[tensor.dtype], shape=tensor.shape, data=bytes(raw_bytes(tensor)))
+    plain = tensor.device.type == "cpu" and tensor.dtype is not torch.bfloat16
+    data = tensor.numpy().tobytes() if plain else bytes(raw_bytes(tensor))
+    return tensor_pb2.Tensor(dtype=WIRE_DTYPES[tensor.dtype], shape=tensor.shape, data=data)
 
 
 def duration(seconds: float) -> duration_pb2.Duration:
