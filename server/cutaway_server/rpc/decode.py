@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from cutaway_server.introspection.target import Target
 from cutaway_server.models.model import InputSpec, Model, shape_text
 from cutaway_server.models.preprocessing import Placement, check_sides, open_image, preprocess_all
 from cutaway_server.rpc.limits import Limits
-from cutaway_server.rpc.tensors import decode_tensor, dtype_name
+from cutaway_server.rpc.tensors import WIRE_DTYPES, array_of, decode_tensor, dtype_name
 
 _LAYOUTS = {
     input_pb2.PIXEL_LAYOUT_NHWC: (4, (0, 1, 2, 3)),
@@ -86,6 +87,34 @@ def decode_inputs(model: Model, inputs: Sequence[input_pb2.Input], limits: Limit
         raise BadInput("inputs", f"batches of {[len(argument) for argument in arguments]}", "the same batch size for all inputs")
     first = ready[model.inputs[0].name]
     return Decoded(arguments, first.placements, first.photographs)
+
+
+def inputs_at_hand(model: Model, inputs: Sequence[input_pb2.Input]) -> tuple[Tensor, ...] | None:
+    """What `decode_inputs` gives for model-ready tensors that are as they must be; None for all else."""
+    if len(inputs) != len(model.inputs):
+        return None
+    if len(inputs) == 1:
+        (spec,), (given,) = model.inputs, inputs
+        tensor = tensor_at_hand(given.tensor, spec) if given.name in ("", spec.name) else None
+        return None if tensor is None else (tensor,)
+    by_name = {given.name: given.tensor for given in inputs}
+    found = [tensor_at_hand(by_name[spec.name], spec) if spec.name in by_name else None for spec in model.inputs]
+    arguments = tuple(tensor for tensor in found if tensor is not None)
+    return arguments if len(arguments) == len(found) and len({argument.shape[0] for argument in arguments}) == 1 else None
+
+
+def tensor_at_hand(message: tensor_pb2.Tensor, spec: InputSpec) -> Tensor | None:
+    """A model-ready tensor that is as it must be; None for all else, photographs among it."""
+    data, shape = message.data, tuple(message.shape)
+    array = array_of(data, shape, spec.dtype) if data and message.dtype == WIRE_DTYPES.get(spec.dtype) else None
+    return None if array is None else checked(array, spec)
+
+
+def checked(array: NDArray[Any], spec: InputSpec) -> Tensor | None:
+    """It as a tensor, where the model takes its shape and values."""
+    if not array.ndim or not spec.fits(array.shape) or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+        return None
+    return torch.from_numpy(array)
 
 
 def _spec(model: Model, name: str, field: str) -> InputSpec:

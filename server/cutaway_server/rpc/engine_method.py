@@ -42,8 +42,8 @@ class EngineMethod(ABC):
         """Of the model, that is asked for; empty for the default one."""
 
     @abstractmethod
-    def is_quick(self, request: Any) -> bool:
-        """Whether decoding takes no longer than copying: tensors do, photographs do not."""
+    def at_hand(self, request: Any, model: Model) -> tuple[Tensor, ...] | None:
+        """What `decode` gives, where the request holds it plainly and right; None where it takes work, or a refusal, to tell."""
 
     @abstractmethod
     def decode(self, request: Any, model: Model) -> tuple[Tensor, ...]:

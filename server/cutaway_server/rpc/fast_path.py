@@ -24,8 +24,9 @@ _MOST = 256  # calls that are received before what came runs
 class FastPath:
     """Answers calls on the serving thread where nothing takes long, and has other threads do the rest.
 
-    Requests with photographs, large ones, and those for a model that is not in memory go to the pool, where the ordinary steps are
-    taken. Of the others those whose engine is short run on the serving thread itself; the batcher of the model answers the rest.
+    Requests whose tensors are not at hand, as those with photographs, large ones, and those for a model that is not in memory go to
+    the pool, where the ordinary steps are taken. Of the others those whose engine is short run on the serving thread itself; the
+    batcher of the model answers the rest.
     """
 
     def __init__(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, pool: ThreadPoolExecutor) -> None:
@@ -61,14 +62,15 @@ class FastPath:
         if len(raw.data) > QUICK_BYTES:
             return False
         request = method.parse(raw.data)
-        if not method.is_quick(request):
-            return False
         call.model = check_named(method.model(request), method.model_field, self._models)
         held = self._models.take(call.model, method.version(request))
         if held is None:
             return False
+        arguments = method.at_hand(request, held.served.model)
+        if arguments is None:
+            held.give_back()
+            return False
         opened.request, opened.held, call.found = request, held, True
-        arguments = method.decode(request, held.served.model)
         prediction = Prediction(arguments, method.deadline(request, call), call.request_id, opened.end)
         raw.data = b""
         self._submit(prediction, held.served.batcher, opened)

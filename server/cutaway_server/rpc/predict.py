@@ -3,10 +3,10 @@
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from cutaway.v1 import input_pb2, predict_pb2, tensor_pb2
+from cutaway.v1 import predict_pb2
 from cutaway_server.errors import BadInput
 from cutaway_server.models.model import Model
-from cutaway_server.rpc.decode import decode_inputs
+from cutaway_server.rpc.decode import decode_inputs, inputs_at_hand
 from cutaway_server.rpc.encode import encode_prediction
 from cutaway_server.rpc.engine_method import EngineMethod
 from cutaway_server.rpc.limits import Limits
@@ -37,9 +37,9 @@ class Predict(EngineMethod):
         """As its parent's."""
         return request.version
 
-    def is_quick(self, request: predict_pb2.PredictRequest) -> bool:
-        """As its parent's. UINT8 tensors are pixels, for all that one can tell without the model."""
-        return all(_is_tensor(given) for given in request.inputs)
+    def at_hand(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...] | None:
+        """As its parent's."""
+        return None if request.top_k and not model.class_count else inputs_at_hand(model, request.inputs)
 
     def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...]:
         """As its parent's."""
@@ -49,10 +49,6 @@ class Predict(EngineMethod):
     def encode(self, request: predict_pb2.PredictRequest, model: Model, scores: Tensor) -> bytes:
         """As its parent's."""
         return encode_prediction(model, scores, request.top_k).SerializeToString()
-
-
-def _is_tensor(given: input_pb2.Input) -> bool:
-    return given.WhichOneof("value") != "images" and given.tensor.dtype != tensor_pb2.DATA_TYPE_UINT8
 
 
 def check_top_k(model: Model, top_k: int) -> None:

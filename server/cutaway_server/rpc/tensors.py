@@ -2,10 +2,12 @@
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
 from google.protobuf import duration_pb2
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cutaway.v1 import tensor_pb2
@@ -53,9 +55,16 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
         if _too_large(shape, dtype):
             raise _no_tensor(message, field)
         return torch.empty(shape, dtype=dtype)
-    if dtype is torch.bfloat16:
-        return torch.frombuffer(data, dtype=dtype).reshape(shape)
-    return torch.from_numpy(np.frombuffer(data, _NUMPY[dtype]).reshape(shape))  # NumPy takes a quarter of PyTorch's time for it
+    array = array_of(data, shape, dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(shape) if array is None else torch.from_numpy(array)
+
+
+def array_of(data: bytes, shape: tuple[int, ...], dtype: torch.dtype) -> NDArray[Any] | None:
+    """Bytes as an array, which takes a quarter of the time that a tensor takes; None where they do not fit, and for bfloat16."""
+    of = _NUMPY.get(dtype)
+    if of is None or min(shape, default=0) < 0 or len(data) != math.prod(shape) * of.itemsize:
+        return None
+    return np.frombuffer(data, of).reshape(shape)
 
 
 def _no_tensor(message: tensor_pb2.Tensor, field: str) -> BadInput:
