@@ -18,7 +18,18 @@ log = structlog.get_logger()
 
 
 class Engine(Protocol):
-    """What runs a batch."""
+    """What runs a batch.
+
+    Attributes:
+        runs_python: whether it holds Python's lock while it runs, as PyTorch does between operations.
+    """
+
+    @property
+    def name(self) -> str:
+        """As models name it: "eager"."""
+
+    @property
+    def runs_python(self) -> bool: ...  # noqa: D102
 
     def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Scores, the batch first, for arguments whose first axis is the batch."""

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import structlog
 
+from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Fingerprint, Folder, ModelFolder, scan
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
+from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
+from cutaway_server.prediction.engines.opening import is_whole
 from cutaway_server.process.host import Host, Slot
 from cutaway_server.process.trial import Trial
 from cutaway_server.rpc.served import Listed, State
@@ -26,6 +30,8 @@ class ModelFolders:
         lazy: whether models are loaded when they are first asked for.
         load_seconds: that one model may take to load and run when it is tried.
         lane_threads: CPU threads with which the layers are timed.
+        engine: that runs Predict where a model does not say.
+        cache: folder of what engines run.
     """
 
     def __init__(
@@ -38,13 +44,18 @@ class ModelFolders:
         lazy: bool,
         load_seconds: float,
         lane_threads: int,
+        engine: str,
+        cache: Path,
     ) -> None:
         self._host = host
         self._roots = roots
         self._permissions = permissions
         self._hardware = hardware
         self._lazy = lazy
+        self._engine = engine
+        self._cache = cache
         self._passed: set[tuple[Path, Fingerprint]] = set()
+        self._engines: dict[tuple[Path, Fingerprint], EngineChoice] = {}
         self._known_broken: set[tuple[str, str, str]] = set()
         self._trial = Trial(permissions, load_seconds)
         # A thread of its own, which gives way to calls; threads that it would start for them would inherit that.
@@ -122,7 +133,29 @@ class ModelFolders:
             self._passed.add(tried)
         serving = manifest_of(folder.path).serving
         given = self._loading.submit(load, folder.path, folder.name, folder.version, self._permissions, self._hardware)
-        return given.result(), serving
+        model = given.result()
+        return replace(model, engine=self._choose_engine(model, folder, serving)), serving
+
+    def _choose_engine(self, model: Model, folder: Folder, serving: Serving) -> EngineChoice:
+        """The engine that the trial found, when it was first asked: unless its file is gone since."""
+        wanted, threads = serving.engine or self._engine, serving.threads or self._hardware.threads
+        if why := why_only_eager(model.device, model.autocast):
+            return only_eager(model.engine, wanted, why)
+        if wanted in ("eager", model.engine.name):
+            return model.engine
+        tried = (folder.path, folder.fingerprint)
+        choice = self._engines.get(tried)
+        if choice is None or not is_whole(choice):
+            choice = self._engines[tried] = self._try_engines(model, folder, wanted, threads)
+        return choice
+
+    def _try_engines(self, model: Model, folder: Folder, wanted: str, threads: int) -> EngineChoice:
+        try:
+            return self._trial.choose_engine(folder, wanted, threads, self._cache)
+        except NotServable as error:
+            if wanted != "auto":
+                raise
+            return only_eager(model.engine, wanted, str(error))
 
     def _tell_of(self, broken: list[Folder]) -> None:
         """Once each, not at every look."""

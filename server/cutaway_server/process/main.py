@@ -45,7 +45,14 @@ def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     )
 
 
-_METAVARS = {"listen": "HOST:PORT", "metrics": "HOST:PORT", "models": "DIR", "allow_factory": "PACKAGE.MODULE:NAME"}
+_METAVARS = {
+    "engine": "ENGINE",
+    "engine_cache": "DIR",
+    "listen": "HOST:PORT",
+    "metrics": "HOST:PORT",
+    "models": "DIR",
+    "allow_factory": "PACKAGE.MODULE:NAME",
+}
 
 
 def _all_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +92,7 @@ def _run(settings: Settings) -> None:
     wait_briefly()
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
     from cutaway_server.models.builtin import FACTORIES, load_builtin
+    from cutaway_server.models.model import NotServable
     from cutaway_server.models.threads import use_cpu_threads
     from cutaway_server.process.life import Server
 
@@ -101,7 +109,7 @@ def _run(settings: Settings) -> None:
                 else:
                     server.reload()
             click.echo(f"stopping: running calls have {settings.drain:g} s")
-    except OSError as error:
+    except (OSError, NotServable) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -120,7 +128,7 @@ def _announce(server: "Server") -> None:
         if one.served:
             model = one.served.model
             inside = f"{len(model.layers.firing)} layers" if not model.not_introspectable else "Predict only"
-            click.echo(f"serving {one.name}{version} on {model.device}: {inside}, engine {model.engine}")
+            click.echo(f"serving {one.name}{version} on {model.device}: {inside}, engine {model.engine.name}")
         else:
             click.echo(f"{one.state.value}: {one.name}{version}: {one.reason}")
     click.echo(f"metrics at http://{server.metrics_address}/metrics")

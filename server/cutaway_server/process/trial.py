@@ -1,5 +1,7 @@
 """Tries models in a process of its own, before the server loads them: what hangs, crashes or fails there harms nobody.
 
+Engines are made there, too, for that takes tracing, which the server's own process must not do.
+
 Run as a program it reads a line of JSON for each trial, and answers each with one.
 """
 
@@ -13,7 +15,8 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.engine_choice import EngineChoice
+from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.load import Hardware, Permissions, load
 
@@ -32,8 +35,25 @@ class Trial:
 
     def check(self, folder: Folder) -> None:
         """Raises NotServable where the model in a folder cannot be served."""
+        self._verdict(folder, {})
+
+    def choose_engine(self, folder: Folder, wanted: str, threads: int, cache: Path) -> EngineChoice:
+        """What is to run Predict for the model in a folder.
+
+        Args:
+            wanted: an engine's name, or "auto".
+            threads: CPU threads of one run.
+            cache: a folder for what is made.
+        Raises:
+            NotServable: the engine that is wanted by name cannot run it.
+        """
+        asked = {"engine": wanted, "threads": threads, "cache": str(cache)}
+        return EngineChoice.of_json(self._verdict(folder, asked)["choice"])
+
+    def _verdict(self, folder: Folder, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the process says of a model, if it finds nothing wrong."""
         child = self._child = self._child or _start()
-        question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions)}
+        question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions), **asked}
         try:
             answer = self._ask(child, question)
         except OSError:  # it crashed before it read the question
@@ -46,9 +66,10 @@ class Trial:
             self._child = None
             how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
             raise NotServable(f"it ended the process that tried it, with {how}")
-        verdict = json.loads(answer)
+        verdict: dict[str, Any] = json.loads(answer)
         if verdict["problem"]:
             raise NotServable(verdict["problem"]) from (_Cause(verdict["cause"]) if verdict["cause"] else None)
+        return verdict
 
     def end(self) -> None:
         """Ends the process. Another one starts when one is needed again."""
@@ -88,22 +109,49 @@ def main() -> None:
     os.dup2(2, 1)  # what models print is no answer
     from cutaway_server.models.threads import use_cpu_threads
 
-    use_cpu_threads(1)
+    loaded = _Loaded()
     for question in sys.stdin:
-        _answer(json.loads(question), answers)
+        use_cpu_threads(1)
+        _answer(json.loads(question), loaded, answers)
 
 
-def _answer(question: dict[str, Any], answers: IO[bytes]) -> None:
-    permissions = Permissions(question["code"], tuple(question["factories"]))
+class _Loaded:
+    """The model that was tried last."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._model: Model | None = None
+
+    def model(self, question: dict[str, Any]) -> Model:
+        """The one that is asked about."""
+        if self._model is None or self._path != question["path"] or "engine" not in question:
+            self._model = None  # its memory is free before the next one takes some
+            permissions = Permissions(question["code"], tuple(question["factories"]))
+            path, name, version = Path(question["path"]), question["name"], question["version"]
+            self._model = load(path, name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+            self._path = question["path"]
+        return self._model
+
+
+def _choice(model: Model, question: dict[str, Any]) -> EngineChoice:
+    from cutaway_server.models.threads import use_cpu_threads
+    from cutaway_server.prediction.engines.making import make_and_choose
+
+    use_cpu_threads(question["threads"])
+    return make_and_choose(model, Path(question["path"]), question["engine"], question["threads"], Path(question["cache"]))
+
+
+def _answer(question: dict[str, Any], loaded: _Loaded, answers: IO[bytes]) -> None:
     problem = cause = ""
+    choice = None
     try:
-        name, version = question["name"], question["version"]
-        load(Path(question["path"]), name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        model = loaded.model(question)
+        choice = _choice(model, question).as_json() if "engine" in question else None
     except NotServable as error:
         problem, cause = str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
     except BaseException as error:  # SystemExit, too: a model's own doing
         problem, cause = f"loading it raises {type(error).__name__}", "".join(traceback.format_exception(error))
-    answers.write(json.dumps({"problem": problem, "cause": cause}).encode() + b"\n")
+    answers.write(json.dumps({"problem": problem, "cause": cause, "choice": choice}).encode() + b"\n")
     answers.flush()
 
 

@@ -1,0 +1,49 @@
+"""An ONNX file, opened by ONNX Runtime on the CPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cutaway_server.models.model import NotServable
+
+
+class OnnxSession:
+    """Runs an ONNX network. Several threads may run it at the same time.
+
+    Args:
+        source: the file, or what is in it.
+        threads: CPU threads of one run, the caller's own among them.
+    Attributes:
+        takes: names of its inputs.
+        gives: names of its outputs.
+        shapes: of its inputs; an axis of any size is a name, or None.
+    Raises:
+        NotServable: ONNX Runtime is not there, or does not read it.
+    """
+
+    def __init__(self, source: Path | bytes, threads: int) -> None:
+        try:
+            import onnxruntime  # here: it takes a while, and not every server needs it
+        except ImportError as error:
+            raise NotServable("ONNX Runtime is not installed: pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors: they are raised, too
+        name = source.name if isinstance(source, Path) else "it"
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own, one type for each of its status codes
+            said = " ".join(str(error).split())[:200]
+            raise NotServable(f"{name} is no ONNX file that ONNX Runtime reads: {said}") from error
+        self.takes = [given.name for given in self._session.get_inputs()]
+        self.gives = [given.name for given in self._session.get_outputs()]
+        self.shapes = [given.shape for given in self._session.get_inputs()]
+
+    def run(self, arguments: Sequence[Tensor], outputs: Sequence[str] | None = None) -> list[Tensor]:
+        """These outputs, or all, for an argument for each input, on the CPU. The arguments are read where they lie."""
+        if len(arguments) != len(self.takes):
+            raise TypeError(f"it takes {len(self.takes)} inputs ({', '.join(self.takes)}), not {len(arguments)}")
+        feeds = {name: argument.numpy() for name, argument in zip(self.takes, arguments, strict=True)}
+        return [torch.from_numpy(output) for output in self._session.run(outputs, feeds)]

@@ -1,0 +1,52 @@
+"""OpenVINO, on the CPU."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway_server.models.model import NotServable
+
+
+class OpenVino:
+    """Runs an ONNX file of the network, one batch at a time.
+
+    Args:
+        source: the file, or what is in it.
+        threads: CPU threads of one run.
+        output: name of the scores; the only output where it is empty.
+    Raises:
+        NotServable: OpenVINO is not there, or does not read the file.
+    """
+
+    name = "openvino"
+    runs_python = False
+
+    def __init__(self, source: Path | bytes, threads: int, output: str = "") -> None:
+        try:
+            import openvino  # here: it takes a while, and few servers have it
+        except ImportError as error:
+            raise NotServable("OpenVINO is not installed: pip install 'cutaway[openvino]'") from error
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where the CPU has that
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(source), "CPU", settings)
+            self._output = compiled.output(output) if output else compiled.output(0)
+        except Exception as error:  # RuntimeError, with pages of its own places
+            last = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise NotServable(f"OpenVINO does not read it: {last[-1][:200] if last else type(error).__name__}") from error
+        self._request = compiled.create_infer_request()
+        self._alone = threading.Lock()
+
+    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        """As Eager's."""
+        feeds = [argument.contiguous().numpy() for argument in arguments]
+        with self._alone:  # its outputs lie in memory that the next run writes over
+            outputs = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+            return torch.from_numpy(outputs[self._output].copy())
