@@ -13,6 +13,14 @@ from server_process import ServerProcess, run_server
 torch.set_num_threads(1)  # as the servers below: comparisons are bit for bit
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What servers keep from one start to the next is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[ServerProcess]:
     """A quiet server whose predictions run alone. For tests that leave it as they found it."""

@@ -1,10 +1,9 @@
 """From a network to an ONNX file.
 
-Tracing changes how PyTorch runs in the whole process: only where nothing serves.
+Tracing changes how PyTorch runs in the whole process, and PyTorch prints what it cannot export: only where nothing serves.
 """
 
 import contextlib
-import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,11 +107,11 @@ def _runs_without_values(network: nn.Module, arguments: tuple[Tensor, ...]) -> b
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Collects warnings, drops what is printed, and has attention run as operations that ONNX has."""
+    """Collects warnings, and has attention run as operations that ONNX has."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             yield warned
     finally:

@@ -1,5 +1,6 @@
 """An ONNX file, opened by ONNX Runtime on the CPU."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class OnnxSession:
     """
 
     def __init__(self, source: Path | bytes, threads: int) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it tells its maker of each session, over the net
         try:
             import onnxruntime  # here: it takes a while, and not every server needs it
         except ImportError as error:

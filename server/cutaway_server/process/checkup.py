@@ -20,8 +20,8 @@ from cutaway_server.models.repository.load import Hardware, Permissions, load, m
 from cutaway_server.models.repository.manifest import MANIFEST
 from cutaway_server.prediction.batcher import Engine
 from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
-from cutaway_server.prediction.engines.making import make_and_choose
 from cutaway_server.prediction.engines.opening import open_engine
+from cutaway_server.process.trial import Trial
 
 _BATCHES = (1, 2, 8)
 _RUNS = 5
@@ -49,6 +49,8 @@ def found_in(folder: Path) -> list[Folder]:
 class Checkup:
     """One model, loaded and tried.
 
+    Args:
+        trial: that its engine is made in, as a server does.
     Attributes:
         seconds: of a prediction, by the size of its batch; None for sizes that the network does not take.
         problems: what would fail in production, or surprise.
@@ -56,14 +58,14 @@ class Checkup:
         NotServable: it cannot be served at all.
     """
 
-    def __init__(self, folder: Folder, permissions: Permissions, device: str, threads: int) -> None:
+    def __init__(self, folder: Folder, permissions: Permissions, device: str, threads: int, trial: Trial) -> None:
         if folder.problem:
             raise NotServable(folder.problem)
         began = time.monotonic()
         model = load(folder.path, folder.name, folder.version, permissions, Hardware(device, threads))
         self.load_seconds = time.monotonic() - began
         with TemporaryDirectory() as made:
-            self.model = replace(model, engine=_choose_engine(model, folder, threads, Path(made)))
+            self.model = replace(model, engine=_choose_engine(model, folder, threads, trial, Path(made)))
             engine = open_engine(self.model, threads)
         self.seconds = {batch: self._time(engine, batch) for batch in _BATCHES}
         self.problems = self._problems()
@@ -125,12 +127,12 @@ class Checkup:
         }
 
 
-def _choose_engine(model: Model, folder: Folder, threads: int, made: Path) -> EngineChoice:
-    """As a server would; in this process, for nothing is served here."""
+def _choose_engine(model: Model, folder: Folder, threads: int, trial: Trial, made: Path) -> EngineChoice:
+    """As a server would."""
     wanted = manifest_of(folder.path).serving.engine or "auto"
     if why := why_only_eager(model.device, model.autocast):
         return only_eager(model.engine, wanted, why)
-    return make_and_choose(model, folder.path, wanted, threads, made)
+    return trial.choose_engine(folder, wanted, threads, made)
 
 
 def print_checkup(checkup: Checkup) -> None:

@@ -116,7 +116,7 @@ def main() -> None:
 
 
 class _Loaded:
-    """The model that was tried last."""
+    """The model that was tried last, for as long as its engine may be asked for."""
 
     def __init__(self) -> None:
         self._path = ""
@@ -124,13 +124,16 @@ class _Loaded:
 
     def model(self, question: dict[str, Any]) -> Model:
         """The one that is asked about."""
-        if self._model is None or self._path != question["path"] or "engine" not in question:
-            self._model = None  # its memory is free before the next one takes some
-            permissions = Permissions(question["code"], tuple(question["factories"]))
-            path, name, version = Path(question["path"]), question["name"], question["version"]
-            self._model = load(path, name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
-            self._path = question["path"]
-        return self._model
+        known, self._model = self._model, None  # its memory is free before another one takes some
+        if known and self._path == question["path"] and "engine" in question:
+            return known
+        known = None
+        permissions = Permissions(question["code"], tuple(question["factories"]))
+        path, name, version = Path(question["path"]), question["name"], question["version"]
+        model = load(path, name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        if "engine" not in question:
+            self._path, self._model = question["path"], model
+        return model
 
 
 def _choice(model: Model, question: dict[str, Any]) -> EngineChoice:

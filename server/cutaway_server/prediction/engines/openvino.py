@@ -1,7 +1,10 @@
 """OpenVINO, on the CPU."""
 
+import sys
 import threading
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,10 +28,7 @@ class OpenVino:
     runs_python = False
 
     def __init__(self, source: Path | bytes, threads: int, output: str = "") -> None:
-        try:
-            import openvino  # here: it takes a while, and few servers have it
-        except ImportError as error:
-            raise NotServable("OpenVINO is not installed: pip install 'cutaway[openvino]'") from error
+        openvino = _imported()
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # else it takes bfloat16 where the CPU has that
@@ -50,3 +50,16 @@ class OpenVino:
         with self._alone:  # its outputs lie in memory that the next run writes over
             outputs = self._request.infer(feeds, share_inputs=True, share_outputs=True)
             return torch.from_numpy(outputs[self._output].copy())
+
+
+def _imported() -> ModuleType:
+    """The package: imported here, for it takes a while and few servers have it. It tells its maker of no import."""
+    teller = "openvino_telemetry"  # where it cannot be imported, OpenVINO does without
+    silenced = sys.modules.setdefault(teller, None) is None  # type: ignore[arg-type]
+    try:
+        return import_module("openvino")
+    except ImportError as error:
+        raise NotServable("OpenVINO is not installed: pip install 'cutaway[openvino]'") from error
+    finally:
+        if silenced:
+            del sys.modules[teller]
