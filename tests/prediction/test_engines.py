@@ -167,7 +167,7 @@ def test_each_gives_what_the_network_gives(name: str, tmp_path: Path) -> None:
         assert (choice.name, choice.tolerance) == (runtime, TOLERANCE)
         assert 0 <= choice.deviation <= TOLERANCE
         assert [timing.batch for timing in choice.timings] == [1, 8]
-        engine = open_engine(with_engine(model, choice), 1)
+        engine = open_engine(with_engine(model, choice))
         assert (engine.name, engine.runs_python) == (runtime, False)
         for batch in (1, 2, 5, 13):
             arguments = drawn(model, batch, seed=batch)
@@ -189,7 +189,7 @@ def test_a_part_of_a_larger_tensor_is_read_as_it_is(tmp_path: Path) -> None:
     whole = torch.randn(4, 24, 48, 3)
     part = whole[:, :, ::2].permute(0, 3, 1, 2)
     for runtime in RUNTIMES:
-        engine = open_engine(with_engine(model, choose(model, runtime, tmp_path)), 1)
+        engine = open_engine(with_engine(model, choose(model, runtime, tmp_path)))
         torch.testing.assert_close(engine.run((part,)), Eager(model).run((part,)), rtol=1e-4, atol=1e-5)
 
 
@@ -287,12 +287,12 @@ def test_what_is_not_as_it_was_written_is_made_anew(broken: str, tmp_path: Path)
         record.write_text('{"sha256": 3}' if broken == "record" else '{"sha256": "' + "0" * 64 + '", "timings": {}}')
     if not broken.startswith("record"):
         with pytest.raises(NotServable, match="the file of its engine"):
-            open_engine(with_engine(model, first), 1)
+            open_engine(with_engine(model, first))
 
     anew = choose(NETWORKS["dropout"](), "onnxruntime", tmp_path)
 
     x = drawn(model, 3, seed=1)
-    torch.testing.assert_close(open_engine(with_engine(model, anew), 1).run(x), Eager(model).run(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(open_engine(with_engine(model, anew)).run(x), Eager(model).run(x), rtol=1e-4, atol=1e-5)
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".onnx"]
 
 
@@ -313,12 +313,12 @@ def test_a_file_that_is_onnx_already(tmp_path: Path) -> None:
     model = prepare(
         built.network, name="m", inputs=(PICTURE,), engine=built.engine, onnx=built.onnx, not_hookable=built.not_hookable
     )
-    engine = open_engine(model, 1)
+    engine = open_engine(model)
     assert (engine.name, engine.runs_python) == ("onnxruntime", False)
     x = drawn(model, 3, seed=1)
     assert torch.equal(engine.run(x), model.network(*x))
     other = choose(model, "openvino", tmp_path, cache=tmp_path / "unused")
-    torch.testing.assert_close(open_engine(with_engine(model, other), 1).run(x), engine.run(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(open_engine(with_engine(model, other)).run(x), engine.run(x), rtol=1e-4, atol=1e-5)
     assert choose(model, "auto", tmp_path).name in RUNTIMES
     assert choose(model, "eager", tmp_path).name == "onnxruntime"
     assert not (tmp_path / "unused").exists()
@@ -359,9 +359,18 @@ def test_a_runtime_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
         choose(NETWORKS["dropout"](), "openvino", tmp_path)
 
 
+def test_an_engine_uses_no_more_threads_than_are_faster(tmp_path: Path) -> None:
+    model = NETWORKS["dropout"]()
+    kept = Kept(tmp_path / "cache", model, tmp_path / "model", 2)
+    choice = choose_engine(model, "onnxruntime", 2, kept.file, kept.timings)
+    assert kept.timings.keys() == {"onnxruntime 1", "onnxruntime 2"}
+    assert choice.timings == kept.timings[f"onnxruntime {choice.threads}"]
+    assert choice.speed_up == max(EngineChoice(timings=timings).speed_up for timings in kept.timings.values())
+
+
 def test_what_was_measured_before_is_not_measured_again(tmp_path: Path) -> None:
     model = NETWORKS["dropout"]()
     kept = Kept(tmp_path / "cache", model, tmp_path / "model", 1)
     first = choose_engine(model, "onnxruntime", 1, kept.file, kept.timings)
     kept.save()
-    assert Kept(tmp_path / "cache", model, tmp_path / "model", 1).timings == {"onnxruntime": first.timings}
+    assert Kept(tmp_path / "cache", model, tmp_path / "model", 1).timings == {"onnxruntime 1": first.timings}

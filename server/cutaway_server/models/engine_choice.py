@@ -42,6 +42,7 @@ class EngineChoice:
         name: "eager", "torchscript", "onnxruntime" or "openvino".
         file: the ONNX file that it runs; None for the network itself.
         sha256: of the file, hexadecimal; empty where it lies in the model's own folder.
+        threads: CPU threads of one run; 0 for as many as Predict may use.
         deviation: greatest difference from the network itself over all probes, as a share of the largest score of each.
         tolerance: that the deviation was held against; 0 where nothing was compared.
         rejected: why others were not taken, by their names.
@@ -50,6 +51,7 @@ class EngineChoice:
     name: str = "eager"
     file: Path | None = None
     sha256: str = ""
+    threads: int = 0
     deviation: float = 0.0
     tolerance: float = 0.0
     timings: tuple[Timing, ...] = ()

@@ -32,6 +32,8 @@ class OnnxSession:
             raise NotServable("ONNX Runtime is not installed: pip install onnxruntime") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        # Else its threads spin for tens of milliseconds after each run, on CPUs that other calls need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors: they are raised, too
         name = source.name if isinstance(source, Path) else "it"
         try:

@@ -66,7 +66,7 @@ class Checkup:
         self.load_seconds = time.monotonic() - began
         with TemporaryDirectory() as made:
             self.model = replace(model, engine=_choose_engine(model, folder, threads, trial, Path(made)))
-            engine = open_engine(self.model, threads)
+            engine = open_engine(self.model)
         self.seconds = {batch: self._time(engine, batch) for batch in _BATCHES}
         self.problems = self._problems()
 

@@ -161,7 +161,7 @@ class Server:
         _tell_of_engine(model)
         batcher = Batcher(
             model.name,
-            open_engine(model, own.threads),
+            open_engine(model),
             device=model.device,
             threads=own.threads,
             max_batch=own.max_batch,

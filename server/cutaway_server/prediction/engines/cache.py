@@ -33,7 +33,7 @@ class Kept:
         folder_of_model: whose files the network comes from.
         threads: CPU threads that engines were timed with.
     Attributes:
-        timings: by the engines' names, of this file; of another one they are forgotten.
+        timings: of this file, as `choose_engine` puts them there.
     """
 
     def __init__(self, folder: Path, model: Model, folder_of_model: Path, threads: int) -> None:

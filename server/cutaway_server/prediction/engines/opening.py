@@ -22,11 +22,9 @@ def installed(runtime: str) -> bool:
     return find_spec(runtime) is not None
 
 
-def open_engine(model: Model, threads: int) -> Engine:
+def open_engine(model: Model) -> Engine:
     """What runs Predict for a model, as was chosen.
 
-    Args:
-        threads: CPU threads of one run, for engines that have their own.
     Raises:
         NotServable: its file is not there any more, or not what was checked, or does not open.
     """
@@ -34,7 +32,8 @@ def open_engine(model: Model, threads: int) -> Engine:
     if choice.file is None:
         network = model.network
         return OnnxRuntime(network.session, _output(model)) if isinstance(network, OnnxNetwork) else Eager(model)
-    return open_runtime(choice.name, checked(choice.file, choice.sha256) if choice.sha256 else choice.file, threads, _output(model))
+    source = checked(choice.file, choice.sha256) if choice.sha256 else choice.file
+    return open_runtime(choice.name, source, choice.threads, _output(model))
 
 
 def open_runtime(name: str, source: Path | bytes, threads: int, output: str) -> Engine:
