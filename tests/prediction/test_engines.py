@@ -23,6 +23,7 @@ from cutaway_server.prediction.engines.choosing import TOLERANCE, choose_engine,
 from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.prediction.engines.making import make_and_choose
 from cutaway_server.prediction.engines.opening import RUNTIMES, open_engine
+from models.zoo import ZOO
 from torchvision_shim import models as torchvision_models
 
 PICTURE = InputSpec("x", torch.float32, (-1, 3, 24, 24))
@@ -115,11 +116,11 @@ def resnet18() -> nn.Module:
 
 def made(build: Callable[[], nn.Module], *inputs: InputSpec, head: str = "", **more: object) -> Model:
     torch.manual_seed(5)
-    network = build().train()
-    with torch.no_grad():  # a running mean other than 0 and a variance other than 1
-        for size in (24, 24, 24):
-            if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()) and len(inputs) == 1:
-                network(torch.randn(4, 3, size, size) * 2 + 1)
+    network = build()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics as of a network that was trained
+            module.running_mean = torch.randn(module.num_features)
+            module.running_var = torch.rand(module.num_features) + 0.5
     return prepare(network, name="m", inputs=inputs, head=head, not_hookable="nobody looks inside here", **more)  # type: ignore[arg-type]
 
 
@@ -374,3 +375,16 @@ def test_what_was_measured_before_is_not_measured_again(tmp_path: Path) -> None:
     first = choose_engine(model, "onnxruntime", 1, kept.file, kept.timings)
     kept.save()
     assert Kept(tmp_path / "cache", model, tmp_path / "model", 1).timings == {"onnxruntime 1": first.timings}
+
+
+@pytest.mark.parametrize("style", ZOO)
+def test_a_network_of_any_style_gets_an_engine_that_gives_the_same_or_none(style: str, tmp_path: Path) -> None:
+    model = made(ZOO[style], InputSpec("x", torch.float32, (-1, 2, 6, 6)))
+    choice = choose(model, "auto", tmp_path)
+    if choice.file is None:
+        assert all(why for _, why in choice.rejected)
+        return
+    x = drawn(model, 4, seed=9)
+    expected = Eager(model).run(tuple(argument.clone() for argument in x))  # some write into their inputs
+    given = open_engine(with_engine(model, choice)).run(x)
+    torch.testing.assert_close(given, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))

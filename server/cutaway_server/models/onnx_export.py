@@ -37,14 +37,16 @@ def export_onnx(network: nn.Module, inputs: tuple[InputSpec, ...], head: str = "
     """
     arguments = draw_probe(inputs, 2, torch.device("cpu"))
     # A program keeps its decisions when it is exported; what Python decides is decided once.
-    surely_one_way = isinstance(network, torch.jit.ScriptModule) or _runs_without_values(network, arguments)
+    program = isinstance(network, torch.jit.ScriptModule)
+    surely_one_way = program or _runs_without_values(network, arguments)
+    own = network if program and not head else _Scores(_copy(network), head).eval()
     names = [f"x{position}" for position in range(len(inputs))]
     axes = {name: _free_axes(name, spec) for name, spec in zip(names, inputs, strict=True)}
     with TemporaryDirectory() as folder, _quiet() as warned, torch.no_grad():
         file = Path(folder, "network.onnx")
         try:
             torch.onnx.export(
-                _Scores(_copy(network), head).eval(),
+                own,
                 arguments,
                 file,
                 dynamo=False,

@@ -89,6 +89,7 @@ def _key(model: Model, folder: Path, threads: int) -> str:
     """A digest of all that the file and the timings come from."""
     said = [_FORM, model.weights_digest, repr(model.inputs), model.head, str(OPSET), str(threads), platform.machine(), _cpu()]
     said += [f"{package} {_version(package)}" for package in _PACKAGES]
+    said += [f"{path} {type(module).__qualname__}" for path, module in model.network.named_modules()]
     digest = hashlib.sha256("\n".join(said).encode())
     for path in [*sorted(path for path in folder.rglob("*") if path.is_file()), *_programs(model)]:
         with path.open("rb") as opened:
