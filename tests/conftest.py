@@ -35,6 +35,14 @@ def live(live_server: ServerProcess) -> Iterator[cutaway.Client]:
 
 
 @pytest.fixture(scope="session")
+def eager() -> Iterator[cutaway.Client]:
+    """A client of one like it whose Predict runs eager, as Introspect does: their scores are equal bit for bit."""
+    flags = ("--threads", "1", "--max-batch", "1", "--engine", "eager")
+    with run_server(*flags) as running, cutaway.Client(running.address, timeout=30) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
 def digits() -> np.ndarray:
     """[60, 28, 28] uint8, light on dark."""
     with files("cutaway_server.models.mnist").joinpath("digits.npz").open("rb") as file:
