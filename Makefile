@@ -10,7 +10,7 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 # The oldest grpcio-tools that has wheels for all our Pythons: its code runs on protobuf 5.27 to 7.
 GRPC_TOOLS := grpcio-tools==1.66.2
 
-.PHONY: demo demo-photo test check protos bench train clean
+.PHONY: demo demo-photo test test-cuda compatibility check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,12 @@ demo-photo: $(VENV)/server ## The same with photographs, and a network trained o
 
 test: $(VENV)/dev ## All tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-cuda: $(VENV)/dev ## The tests that need a GPU
+	$(BIN)/python -m pytest tests/cuda -m cuda $(ARGS)
+
+compatibility: $(VENV)/dev ## Serve many networks, compare, write the table in docs/compatibility.md
+	cd tests && ../$(BIN)/python -m compatibility.table
 
 check: $(VENV)/dev ## Linters, types, layers, protos
 	$(BIN)/ruff check

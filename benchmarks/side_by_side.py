@@ -19,7 +19,8 @@ from report import machine_words, ratio_cells, table_of_figures
 from rich.progress import Progress
 
 from cutaway.cli._command import print_json, progress_bar, stdout
-from cutaway_server.process.settings import Settings, available_cpus
+from cutaway_server.models.threads import available_cpus
+from cutaway_server.process.settings import Settings
 
 ROW_LIMIT = 40  # seconds: no round of a row begins after it, save the first two
 

@@ -190,11 +190,13 @@ def test_half_precision_where_pytorch_deems_it_safe(client: cutaway.Client, mode
     np.testing.assert_array_equal(answer.scores.astype(np.float32), expected.float())
     layers = {layer.name: layer for layer in client.model("half").layers}
     assert layers["conv2"].dtype == "bfloat16"
-    pooled = cutaway.Capture("conv2", reduce=cutaway.Pool())
-    seen = client.introspect("half", x.numpy(), layers=["conv2"], captures=[pooled], cams=[cutaway.Cam("grad-cam", "conv2")])
+    pooled = cutaway.Capture("relu_1", pool="mean")
+    seen = client.introspect("half", x.numpy(), layers=["conv2", pooled], cams=[cutaway.Cam("grad-cam", "conv2")])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = network.conv2(torch.relu(network.conv1(x)))
     np.testing.assert_array_equal(np.asarray(seen.activations["conv2"], np.float32), features.float())
+    means = features.relu().float().mean((2, 3), keepdim=True)
+    np.testing.assert_allclose(np.asarray(seen.activations["relu_1"], np.float32), means, rtol=2**-7)  # half a place of bfloat16
     assert seen.cams[0].map.dtype == np.float32
     full = LayerGradCam(network, network.conv2).attribute(x, target=expected.float().argmax(1)).detach()[:, 0].clamp(min=0)
     np.testing.assert_allclose(seen.cams[0].map, full, atol=0.02 * float(full.max()))

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.jit._trace import TracerWarning
 
 from cutaway_server.models.mirror import mirror_by_references
-from cutaway_server.models.model import InputSpec
+from cutaway_server.models.model import InputSpec, said
 from cutaway_server.models.model import probe as draw_probe
 from cutaway_server.models.outputs import pick
 
@@ -56,7 +56,7 @@ def export_onnx(network: nn.Module, inputs: tuple[InputSpec, ...], head: str = "
                 dynamic_axes={**axes, SCORES: {0: "batch"}},
             )
         except Exception as error:  # dozens of types
-            raise NotExportable(f"PyTorch cannot export it to ONNX: {_first_line(error)}") from error
+            raise NotExportable(f"PyTorch cannot export it to ONNX: {type(error).__name__}: {said(error)}") from error
         if list(file.parent.iterdir()) != [file]:
             raise NotExportable("it takes more than the 2 GiB that one ONNX file holds")
         content = file.read_bytes()
@@ -118,8 +118,3 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
             yield warned
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 
 
 class OnnxSession:
@@ -39,8 +39,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own, one type for each of its status codes
-            said = " ".join(str(error).split())[:200]
-            raise NotServable(f"{name} is no ONNX file that ONNX Runtime reads: {said}") from error
+            raise NotServable(f"{name} is no ONNX file that ONNX Runtime reads: {said(error)}") from error
         self.takes = [given.name for given in self._session.get_inputs()]
         self.gives = [given.name for given in self._session.get_outputs()]
         self.shapes = [given.shape for given in self._session.get_inputs()]

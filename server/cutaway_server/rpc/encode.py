@@ -1,7 +1,5 @@
 """From what the wings give to messages."""
 
-import re
-
 import torch
 from torch import Tensor
 
@@ -32,21 +30,13 @@ STATES = {
     State.FAILED: model_pb2.MODEL_STATE_FAILED,
     State.PARKED: model_pb2.MODEL_STATE_PARKED,
 }
-_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
 def encode_listed(listed: Listed) -> model_pb2.Model:
     """A model as a list shows it: without its layers, and little of one that is not in memory."""
     if listed.served and listed.state is State.READY:
         return encode_model(listed.served, reason=listed.reason, layers=False)
-    return model_pb2.Model(
-        name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=without_paths(listed.reason)
-    )
-
-
-def without_paths(text: str) -> str:
-    """A sentence for callers, who need not know where things lie on the server."""
-    return _PATH.sub("…/", text)
+    return model_pb2.Model(name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=listed.reason)
 
 
 def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Model:
@@ -56,7 +46,7 @@ def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Mode
         name=model.name,
         version=model.version,
         state=model_pb2.MODEL_STATE_READY,
-        state_reason=without_paths(reason),
+        state_reason=reason,
         inputs=[_encode_spec(spec) for spec in model.inputs],
         scores_kind=SCORES_KINDS[model.scores_kind],
         class_count=model.class_count,
@@ -85,7 +75,7 @@ def _encode_engine(engine: EngineChoice) -> model_pb2.Engine:
             model_pb2.EngineTiming(batch=one.batch, eager=duration(one.eager), engine=duration(one.engine))
             for one in engine.timings
         ],
-        rejected=[model_pb2.RejectedEngine(name=name, reason=without_paths(why)) for name, why in engine.rejected],
+        rejected=[model_pb2.RejectedEngine(name=name, reason=why) for name, why in engine.rejected],
     )
 
 

@@ -73,5 +73,5 @@ class Models(Protocol):
         Args:
             deadline: on the monotonic clock, in seconds.
         Raises:
-            UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
+            UnknownModel, NotReady, NoRoom, Busy, DeadlinePassed, ShuttingDown.
         """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cutaway_server.models.engine_choice import EngineChoice, Timing
-from cutaway_server.models.model import Model, NotServable
+from cutaway_server.models.model import Model, NotServable, said
 from cutaway_server.models.model import probe as draw_probe
 from cutaway_server.models.onnx_export import NotExportable
 from cutaway_server.models.sources.onnx import OnnxNetwork
@@ -163,8 +163,7 @@ def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected:
     try:
         given = engine.run(probe)
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        raise NotTaken(f"it fails on {shapes}: {type(error).__name__}: {said[:200]}") from error
+        raise NotTaken(f"it fails on {shapes}: {type(error).__name__}: {said(error)}") from error
     if given.shape != expected.shape or given.dtype != expected.dtype:
         raise NotTaken(f"for {shapes} it gives {given.dtype} {list(given.shape)}, not {expected.dtype} {list(expected.shape)}")
     deviation = float((given.double() - expected.double()).abs().max())

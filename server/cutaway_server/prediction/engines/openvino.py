@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 
 
 class OpenVino:
@@ -38,9 +38,8 @@ class OpenVino:
             core = openvino.Core()
             compiled = core.compile_model(core.read_model(source), "CPU", settings)
             self._output = compiled.output(output) if output else compiled.output(0)
-        except Exception as error:  # RuntimeError, with pages of its own places
-            last = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise NotServable(f"OpenVINO does not read it: {last[-1][:200] if last else type(error).__name__}") from error
+        except Exception as error:  # RuntimeError, about all that may be wrong
+            raise NotServable(f"OpenVINO does not read it: {said(error)}") from error
         self._request = compiled.create_infer_request()
         self._alone = threading.Lock()
 
