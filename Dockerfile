@@ -19,7 +19,7 @@ RUN python -m venv /opt/cutaway \
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/cutaway /opt/cutaway
-# Nothing is written: the root may be mounted read-only. Both addresses are loopback unless told otherwise.
+# The root may be mounted read-only: where /tmp cannot be written either, models of a folder run eager. Both addresses are loopback unless told otherwise.
 ENV PATH=/opt/cutaway/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

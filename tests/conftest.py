@@ -13,6 +13,14 @@ from server_process import ServerProcess, run_server
 torch.set_num_threads(1)  # as the servers below: comparisons are bit for bit
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What servers keep from one start to the next is the tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def live_server() -> Iterator[ServerProcess]:
     """A quiet server whose predictions run alone. For tests that leave it as they found it."""
@@ -23,6 +31,14 @@ def live_server() -> Iterator[ServerProcess]:
 @pytest.fixture
 def live(live_server: ServerProcess) -> Iterator[cutaway.Client]:
     with cutaway.Client(live_server.address, timeout=30) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def eager() -> Iterator[cutaway.Client]:
+    """A client of one like it whose Predict runs eager, as Introspect does: their scores are equal bit for bit."""
+    flags = ("--threads", "1", "--max-batch", "1", "--engine", "eager")
+    with run_server(*flags) as running, cutaway.Client(running.address, timeout=30) as connected:
         yield connected
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from cutaway_server.introspection.nothing import Nothing
 from cutaway_server.introspection.plan import MAX_CAPTURES
 from cutaway_server.introspection.plan_cams import MAX_CAMS
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.engine_choice import ENGINES
 from cutaway_server.models.model import Model
 from cutaway_server.models.presets import PRESETS
 from cutaway_server.models.repository.manifest import Manifest, Versions
 from cutaway_server.models.scores import ScoresKind
+from cutaway_server.prediction.engines import cache, choosing
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.rpc.errors import TABLE
 from cutaway_server.rpc.served import State
@@ -73,6 +76,23 @@ def test_the_file_of_settings_is_one(tmp_path: Path):
     assert load_settings({}, file).max_batch == 16
 
 
+def test_engines():
+    assert {row[0].strip("`") for row in rows_under("engines.md", "engine")} == set(ENGINES)
+    text = " ".join(page("engines.md").split())
+    for claim in (
+        f"batches of {_listed(choosing._CHECKED)};",
+        f"may differ by {choosing.TOLERANCE:g} of the largest score",
+        f"at a batch of {_listed(choosing._TIMED)},",
+        f"not used for {cache._UNUSED_SECONDS // 86_400} days",
+    ):
+        assert claim in text
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}"
+
+
 def test_limits():
     named = [re.fullmatch(r"`(\w+)`", row[1]) for row in rows_under("server.md", "what")]
     assert {match[1] for match in named if match} <= Settings.model_fields.keys()
@@ -108,9 +128,16 @@ def unit_of(name: str) -> str:
     for unit in ("seconds", "bytes", "samples"):
         if name.endswith(f"_{unit}"):
             return unit
-    return {"requests": "calls", "waiting": "calls", "stops": "forward passes", "hooks": "hooks", "models": "models"}.get(
-        name.rpartition("_")[2], "mirrors"
-    )
+    return {
+        "requests": "calls",
+        "waiting": "calls",
+        "stops": "forward passes",
+        "hooks": "hooks",
+        "models": "models",
+        "info": "engines",
+        "deviation": "share",
+        "up": "times",
+    }.get(name.rpartition("_")[2], "mirrors")
 
 
 def runs_of(method: Method) -> str:

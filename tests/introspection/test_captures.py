@@ -93,10 +93,10 @@ def test_input_of_the_next_layer_is_the_output_of_the_functional_relu(live: cuta
 
 @pytest.mark.parametrize("model", ["mnist", "mnist-gap"])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_scores_are_those_of_predict_bit_for_bit(live: cutaway.Client, x: np.ndarray, model: str, batch: int) -> None:
-    predicted = live.predict(model, x[:batch], top_k=3)
-    plain = live.introspect(model, x[:batch], layers=["*"], top_k=3)
-    with_gradients = live.introspect(model, x[:batch], cams=[cutaway.Cam("grad-cam")], top_k=3)
+def test_scores_are_those_of_predict_bit_for_bit(eager: cutaway.Client, x: np.ndarray, model: str, batch: int) -> None:
+    predicted = eager.predict(model, x[:batch], top_k=3)
+    plain = eager.introspect(model, x[:batch], layers=["*"], top_k=3)
+    with_gradients = eager.introspect(model, x[:batch], cams=[cutaway.Cam("grad-cam")], top_k=3)
     for seen in (plain, with_gradients):
         np.testing.assert_array_equal(seen.logits, predicted.logits)
         assert seen.top == predicted.top

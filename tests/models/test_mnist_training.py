@@ -16,6 +16,7 @@ from cutaway_server.models import mnist
 from cutaway_server.models.mnist.digits import Digits, DigitsRefused, draw_per_class, read_digits, split_digits
 from cutaway_server.models.mnist.networks import MEAN, STD, GapNet, Net
 from cutaway_server.models.mnist.training import jittered, main, scaled
+from cutaway_server.models.onnx_session import OnnxSession
 
 SHIPPED = Path(mnist.__file__).parent
 NETWORKS = [("mnist", Net), ("mnist-gap", GapNet)]
@@ -248,12 +249,16 @@ def test_the_command_makes_weights_cards_and_samples(copies: Path, tmp_path: Pat
 
     assert result.exit_code == 0, result.output
     made = {path.name: path for path in (tmp_path / "new" / "out").iterdir()}
-    assert sorted(made) == ["digits.npz", "mnist-gap.md", "mnist-gap.safetensors", "mnist.md", "mnist.safetensors"]
+    each = [f"{name}.{kind}" for name, _ in NETWORKS for kind in ("md", "onnx", "safetensors")]
+    assert sorted(made) == sorted(["digits.npz", *each])
     held_out = split_digits(read_digits(copies), held_out=200, seed=5).held_out
     assert set(rows(read_digits(made["digits.npz"]))) <= set(rows(held_out))
     for name, build in NETWORKS:
         network = loaded(build(), made[f"{name}.safetensors"])
         wrong = count_wrong_by_hand(network, held_out)
+        x = (torch.tensor(held_out.images[:9], dtype=torch.float32)[:, None] / 255 - MEAN) / STD
+        (given,) = OnnxSession(made[f"{name}.onnx"], 1).run([x])
+        torch.testing.assert_close(given, network(x).detach(), rtol=1e-4, atol=1e-4)
         card = made[f"{name}.md"].read_text()
         assert f"{100 - wrong / 2:.2f} %: {wrong} of 200 wrong" in card
         assert "360 MNIST digits from `copies.npz`" in card
@@ -274,7 +279,7 @@ def test_the_same_seed_makes_the_same_files_and_leaves_the_callers_random_stream
         made.append({path.name: path.read_bytes() for path in out.iterdir()})
 
     first, again, other = made
-    assert first.keys() == {"digits.npz", "mnist.md", "mnist.safetensors"}
+    assert first.keys() == {"digits.npz", "mnist.md", "mnist.onnx", "mnist.safetensors"}
     assert first == again
     assert all(first[name] != other[name] for name in first)
     assert torch.equal(before, torch.get_rng_state())

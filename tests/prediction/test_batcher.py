@@ -20,7 +20,7 @@ FAR = time.monotonic() + 1000
 class Gate:
     """An engine that doubles its input, when it is let."""
 
-    runs_python = True
+    name, runs_python = "gate", True
 
     def __init__(self) -> None:
         self.open = threading.Event()

@@ -58,6 +58,8 @@ from cutaway._events import (
 )
 from cutaway._introspection import Introspection
 from cutaway._models import (
+    Engine,
+    EngineTiming,
     ImageSpec,
     InputSpec,
     IntrospectionSupport,
@@ -84,6 +86,8 @@ __all__ = [
     "Client",
     "DataLoss",
     "DeadlineExceeded",
+    "Engine",
+    "EngineTiming",
     "Error",
     "Estimate",
     "Event",

@@ -124,6 +124,34 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class EngineTiming:
+    """How long one run of a batch took, in seconds."""
+
+    batch: int
+    eager: float
+    """By the network itself."""
+    engine: float
+    """By the engine."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs Predict."""
+
+    name: str
+    """One of "eager", "torchscript", "onnxruntime", "openvino"."""
+    deviation: float
+    """Greatest difference of its scores from the network's own over all probes, as a share of the largest score of each."""
+    tolerance: float
+    """What the deviation was held against; 0 where nothing was compared."""
+    speed_up: float
+    """How many times as fast as the network itself it was when it was tried: the geometric mean over `timings`."""
+    timings: tuple[EngineTiming, ...]
+    rejected: dict[str, str]
+    """Why others were not taken, by their names."""
+
+
+@dataclass(frozen=True)
 class Model:
     """A network under a name and a version."""
 
@@ -147,6 +175,7 @@ class Model:
     parameter_count: int
     forward_seconds: float
     """A forward pass of one sample, as measured at loading."""
+    engine: Engine
 
 
 def read_model(message: model_pb2.Model) -> Model:
@@ -170,6 +199,18 @@ def read_model(message: model_pb2.Model) -> Model:
         provenance=read_provenance(message.provenance),
         parameter_count=message.parameter_count,
         forward_seconds=seconds(message.forward),
+        engine=_engine(message.engine),
+    )
+
+
+def _engine(message: model_pb2.Engine) -> Engine:
+    return Engine(
+        name=message.name,
+        deviation=message.deviation,
+        tolerance=message.tolerance,
+        speed_up=message.speed_up,
+        timings=tuple(EngineTiming(one.batch, seconds(one.eager), seconds(one.engine)) for one in message.timings),
+        rejected={one.name: one.reason for one in message.rejected},
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib.resources import as_file, files
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.prepare import prepare
 from cutaway_server.models.presets import PRESETS
 
+INPUTS = (InputSpec("x", torch.float32, (-1, 1, 28, 28), PRESETS["mnist"]),)
 FACTORIES: Mapping[str, Callable[[], nn.Module]] = {"mnist": Net, "mnist-gap": GapNet}
 
 
@@ -28,7 +30,8 @@ def load_builtin(name: str, device: str = "cpu") -> Model:
     return prepare(
         network.to(pick_device(device)),
         name=name,
-        inputs=(InputSpec("x", torch.float32, (-1, 1, 28, 28), PRESETS["mnist"]),),
+        inputs=INPUTS,
         labels=[str(digit) for digit in range(10)],
         factory=FACTORIES[name],
+        onnx=Path(str(files("cutaway_server.models.mnist") / f"{name}.onnx")),
     )

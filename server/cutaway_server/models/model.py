@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cutaway_server.errors import NotIntrospectable
+from cutaway_server.models.engine_choice import EAGER, EngineChoice
 from cutaway_server.models.gap_head import GapHead
 from cutaway_server.models.layer_table import LayerTable
 from cutaway_server.models.mirror import Mirror
@@ -87,7 +89,8 @@ class Model:
         weights_digest: SHA-256, hexadecimal.
         file_digest: SHA-256 of the file that the weights came from, hexadecimal; empty where there is none.
         autocast: dtype that operations run in where PyTorch deems that safe; None for the weights' own.
-        engine: what runs a forward pass of Predict: "eager" is PyTorch, operation by operation.
+        engine: what runs Predict: "eager" is PyTorch, operation by operation.
+        onnx: a file of the same network as ONNX, where there is one.
     """
 
     name: str
@@ -111,7 +114,8 @@ class Model:
     device: torch.device
     file_digest: str = ""
     autocast: torch.dtype | None = None
-    engine: str = "eager"
+    engine: EngineChoice = EAGER
+    onnx: Path | None = None
 
     @property
     def parameter_count(self) -> int:
@@ -157,9 +161,11 @@ def precision(device: torch.device, autocast: torch.dtype | None) -> AbstractCon
     return nullcontext() if autocast is None else torch.autocast(device.type, autocast)
 
 
-def probe(inputs: tuple[InputSpec, ...], batch: int, device: torch.device, sizes: tuple[Shape, ...] = ()) -> tuple[Tensor, ...]:
-    """Random arguments, always the same: standard normal, random pixels, or zeros, as the dtype allows."""
-    draw = torch.Generator().manual_seed(0)
+def probe(
+    inputs: tuple[InputSpec, ...], batch: int, device: torch.device, sizes: tuple[Shape, ...] = (), seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Random arguments, always the same of one seed: standard normal, random pixels, or zeros, as the dtype allows."""
+    draw = torch.Generator().manual_seed(seed)
     shapes = sizes or tuple(spec.usual for spec in inputs)
     return tuple(_draw(spec.dtype, (batch, *shape), draw).to(device) for spec, shape in zip(inputs, shapes, strict=True))
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway_server.models.aside import mark_layers_aside
+from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.gap_head import GapHead, find_gap_head
 from cutaway_server.models.in_place import input_without_gradient, mark_layers_without_gradient
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
@@ -46,6 +48,7 @@ def prepare(
     not_hookable: str = "",
     file_digest: str = "",
     engine: str = "eager",
+    onnx: Path | None = None,
 ) -> Model:
     """Puts a network into eval mode, freezes it, runs it on probes, lists its layers and checks that a mirror shows what it does.
 
@@ -54,6 +57,8 @@ def prepare(
         head: path of the scores, whose first axis is the batch.
         factory: makes the network anew, with other weights: the better mirrors come from it.
         not_hookable: why it can have no hooks, where that is known.
+        engine: what runs it as it is.
+        onnx: a file of the same network as ONNX, where there is one.
     Raises:
         NotServable: the network does not run on its input spec, or what it gives are no such scores.
     """
@@ -102,7 +107,8 @@ def prepare(
         file_digest=file_digest,
         device=device,
         autocast=autocast,
-        engine=engine,
+        engine=EngineChoice(engine),
+        onnx=onnx,
     )
 
 

@@ -28,7 +28,12 @@ class Engine(Protocol):
         runs_python: whether it holds Python's lock while it computes, or can be held up by what the network's author wrote.
     """
 
-    runs_python: bool
+    @property
+    def name(self) -> str:
+        """As models name it: "eager"."""
+
+    @property
+    def runs_python(self) -> bool: ...  # noqa: D102
 
     def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
         """Scores, the batch first, for arguments whose first axis is the batch."""

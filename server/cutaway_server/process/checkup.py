@@ -1,21 +1,27 @@
 """What `cutaway model check` finds out of one model."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rich.table import Table
 
 from cutaway import pictures
-from cutaway.cli._command import bytes_text, seconds_text, stdout
+from cutaway.cli._command import bytes_text, engine_text, seconds_text, stdout
 from cutaway_server.introspection.plan_cams import possible_methods
+from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.model import Model, NotServable, shape_text
 from cutaway_server.models.repository.folders import Folder, scan
-from cutaway_server.models.repository.load import Hardware, Permissions, load
+from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import MANIFEST
-from cutaway_server.prediction.engines.eager import Eager
+from cutaway_server.prediction.batcher import Engine
+from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
+from cutaway_server.prediction.engines.opening import open_engine
+from cutaway_server.process.trial import Trial
 
 _BATCHES = (1, 2, 8)
 _RUNS = 5
@@ -43,6 +49,8 @@ def found_in(folder: Path) -> list[Folder]:
 class Checkup:
     """One model, loaded and tried.
 
+    Args:
+        trial: that its engine is made in, as a server does.
     Attributes:
         seconds: of a prediction, by the size of its batch; None for sizes that the network does not take.
         problems: what would fail in production, or surprise.
@@ -50,17 +58,20 @@ class Checkup:
         NotServable: it cannot be served at all.
     """
 
-    def __init__(self, folder: Folder, permissions: Permissions, device: str, threads: int) -> None:
+    def __init__(self, folder: Folder, permissions: Permissions, device: str, threads: int, trial: Trial) -> None:
         if folder.problem:
             raise NotServable(folder.problem)
         began = time.monotonic()
-        self.model = load(folder.path, folder.name, folder.version, permissions, Hardware(device, threads))
+        model = load(folder.path, folder.name, folder.version, permissions, Hardware(device, threads))
         self.load_seconds = time.monotonic() - began
-        self.seconds = {batch: self._time(batch) for batch in _BATCHES}
+        with TemporaryDirectory() as made:
+            self.model = replace(model, engine=_choose_engine(model, folder, threads, trial, Path(made)))
+            engine = open_engine(self.model)
+        self.seconds = {batch: self._time(engine, batch) for batch in _BATCHES}
         self.problems = self._problems()
 
-    def _time(self, batch: int) -> float | None:
-        engine, probe = Eager(self.model), tuple(argument.cpu() for argument in self.model.probe(batch))
+    def _time(self, engine: Engine, batch: int) -> float | None:
+        probe = tuple(argument.cpu() for argument in self.model.probe(batch))
         spent = []
         for _ in range(_RUNS):
             began = time.perf_counter()
@@ -101,7 +112,7 @@ class Checkup:
             "file_digest": model.file_digest,
             "parameters": model.parameter_count,
             "bytes": model.weight_bytes,
-            "engine": model.engine,
+            "engine": {"speed_up": model.engine.speed_up, **model.engine.as_json(), "file": None, "sha256": None},
             "device": str(model.device),
             "inputs": [{"name": spec.name, "shape": shape_text(spec), "image": bool(spec.image)} for spec in model.inputs],
             "head": model.head,
@@ -114,6 +125,14 @@ class Checkup:
             "predict_seconds": self.seconds,
             "problems": self.problems,
         }
+
+
+def _choose_engine(model: Model, folder: Folder, threads: int, trial: Trial, made: Path) -> EngineChoice:
+    """As a server would."""
+    wanted = manifest_of(folder.path).serving.engine or "auto"
+    if why := why_only_eager(model.device, model.autocast):
+        return only_eager(model.engine, wanted, why)
+    return trial.choose_engine(folder, wanted, threads, made)
 
 
 def print_checkup(checkup: Checkup) -> None:
@@ -130,7 +149,11 @@ def print_checkup(checkup: Checkup) -> None:
         facts.add_row("input", f"{spec.name}: {str(spec.dtype).removeprefix('torch.')} {shape_text(spec)}{picture}")
     where = f" at {model.head!r}" if model.head else ""
     facts.add_row("scores", f"{model.scores_kind.value}{where}, {model.score_classes:,} classes, {len(model.labels):,} labels")
-    facts.add_row("engine", f"{model.engine} on {model.device}, {torch.get_num_threads()} CPU threads")
+    engine = model.engine
+    said = engine_text(engine.name, engine.speed_up, engine.deviation)
+    facts.add_row("engine", f"{said}, on {model.device}, {torch.get_num_threads()} CPU threads")
+    for name, why in engine.rejected:
+        facts.add_row("", f"not {name}: {why}")
     facts.add_row("loading", seconds_text(checkup.load_seconds))
     for batch, seconds in checkup.seconds.items():
         facts.add_row(f"Predict, batch of {batch}", "fails" if seconds is None else f"{seconds_text(seconds)}, median of {_RUNS}")

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import structlog
 
 from cutaway_server.errors import ShuttingDown
+from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Folder, ModelFolder, said, scan
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
+from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
+from cutaway_server.prediction.engines.opening import is_whole
 from cutaway_server.process.host import Host, Slot
 from cutaway_server.process.trial import Trial
 from cutaway_server.rpc.served import Listed, State
@@ -30,6 +34,8 @@ class ModelFolders:
         lazy: whether models are loaded when they are first asked for.
         load_seconds: that one model may take to load and run when it is tried, and to be loaded after that.
         lane_threads: CPU threads with which the layers are timed.
+        engine: that runs Predict where a model does not say.
+        cache: folder of what engines run.
     """
 
     def __init__(
@@ -42,6 +48,8 @@ class ModelFolders:
         lazy: bool,
         load_seconds: float,
         lane_threads: int,
+        engine: str,
+        cache: Path,
     ) -> None:
         self._host = host
         self._roots = roots
@@ -50,7 +58,10 @@ class ModelFolders:
         self._lazy = lazy
         self._load_seconds = load_seconds
         self._lane_threads = lane_threads
+        self._engine = engine
+        self._cache = cache
         self._passed: set[Folder] = set()
+        self._engines: dict[Folder, EngineChoice] = {}
         self._known_broken: set[tuple[str, str, str]] = set()
         self._trial = Trial(permissions, load_seconds)
         self._looking = False
@@ -160,9 +171,8 @@ class ModelFolders:
                 self._trial.check(folder)
                 self._passed.add(folder)
             serving = manifest_of(folder.path).serving
-            return self._in_time(
-                partial(load, folder.path, folder.name, folder.version, self._permissions, self._hardware)
-            ), serving
+            model = self._in_time(partial(load, folder.path, folder.name, folder.version, self._permissions, self._hardware))
+            return replace(model, engine=self._choose_engine(model, folder, serving)), serving
         except NotServable:
             if not self._looking:  # a call asked for it: another version may take its place
                 self.sync(retry=False)
@@ -170,6 +180,26 @@ class ModelFolders:
         finally:
             if not self._looking:
                 self._trial.end()
+
+    def _choose_engine(self, model: Model, folder: Folder, serving: Serving) -> EngineChoice:
+        """The engine that the trial found, when it was first asked: unless its file is gone since."""
+        wanted, threads = serving.engine or self._engine, serving.threads or self._hardware.threads
+        if why := why_only_eager(model.device, model.autocast):
+            return only_eager(model.engine, wanted, why)
+        if wanted in ("eager", model.engine.name):
+            return model.engine
+        choice = self._engines.get(folder)
+        if choice is None or not is_whole(choice):
+            choice = self._engines[folder] = self._try_engines(model, folder, wanted, threads)
+        return choice
+
+    def _try_engines(self, model: Model, folder: Folder, wanted: str, threads: int) -> EngineChoice:
+        try:
+            return self._trial.choose_engine(folder, wanted, threads, self._cache)
+        except NotServable as error:
+            if wanted != "auto":
+                raise
+            return only_eager(model.engine, wanted, str(error))
 
     def _in_time(self, work: Callable[[], Model]) -> Model:
         """What the work gives, in a thread of its own that gives way to calls. One that takes too long is left behind."""

@@ -42,6 +42,24 @@ def gauge_models(metrics: Metrics, host: Host) -> None:
         ("model",),
         by_model(lambda served: served.model.weight_bytes),
     )
+    metrics.gauge_at_scrape(
+        "cutaway_engine_info",
+        "1 for the engine that runs Predict.",
+        ("model", "version", "engine"),
+        lambda: (((one.model.name, one.model.version, one.model.engine.name), 1) for one in host.served()),
+    )
+    metrics.gauge_at_scrape(
+        "cutaway_engine_deviation",
+        "Greatest difference of the engine's scores from the network's own over all probes, as a share of the largest score.",
+        ("model", "version"),
+        lambda: (((one.model.name, one.model.version), one.model.engine.deviation) for one in host.served()),
+    )
+    metrics.gauge_at_scrape(
+        "cutaway_engine_speed_up",
+        "How many times as fast as the network itself the engine was when it was tried.",
+        ("model", "version"),
+        lambda: (((one.model.name, one.model.version), one.model.engine.speed_up) for one in host.served()),
+    )
     metrics.gauge_at_scrape("cutaway_models", "Models, each version counted, by state.", ("state",), lambda: _by_state(host))
     if torch.cuda.is_available():
         metrics.gauge_at_scrape(

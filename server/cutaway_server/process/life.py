@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +21,8 @@ from cutaway_server.models.repository.load import Hardware, Permissions
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.prediction.batch_size import best_batch
 from cutaway_server.prediction.batcher import AwaitedPrediction, Batcher
-from cutaway_server.prediction.engines.eager import Eager
+from cutaway_server.prediction.engines.choosing import choose_in_process
+from cutaway_server.prediction.engines.opening import open_engine
 from cutaway_server.process.folders import ModelFolders
 from cutaway_server.process.gauges import gauge_models
 from cutaway_server.process.host import Host
@@ -92,7 +95,7 @@ class Server:
         )
         self._ending.callback(host.close)
         for model in self._models:
-            host.adopt(model)
+            host.adopt(choose_in_process(model, settings.engine, settings.threads))
         gauge_models(metrics, host)
         limits = _limits(settings)
         watch = StallWatch(settings.stall_timeout)
@@ -141,6 +144,8 @@ class Server:
             lazy=settings.lazy,
             load_seconds=settings.load_timeout,
             lane_threads=settings.lane_threads,
+            engine=settings.engine,
+            cache=self._engine_cache(),
         )
         if settings.poll:
             stopped = threading.Event()
@@ -150,6 +155,10 @@ class Server:
             self._ending.callback(stopped.set)
         self._ending.callback(folders.close)
         self._ending.callback(self._host.stop)
+
+    def _engine_cache(self) -> Path:
+        """The folder that is set, or one that is gone when the server ends."""
+        return Path(self._settings.engine_cache or self._ending.enter_context(TemporaryDirectory(prefix="cutaway-engines-")))
 
     def _poll(self, stopped: threading.Event) -> None:
         assert self._folders is not None
@@ -173,9 +182,10 @@ class Server:
     def _open(self, model: Model, serving: Serving) -> Served:
         """What answers for a model, warm."""
         own = self._settings.model_copy(update=serving.model_dump(exclude_none=True, exclude={"device", "autocast", "lazy"}))
+        _tell_of_engine(model)
         batcher = Batcher(
             model.name,
-            Eager(model),
+            open_engine(model),
             device=model.device,
             threads=own.threads,
             max_batch=own.max_batch,
@@ -233,6 +243,13 @@ class Server:
         self._ending.callback(server.server_close)
         self._ending.callback(server.shutdown)
         return f"{self._settings.metrics.rpartition(':')[0]}:{server.server_port}"
+
+
+def _tell_of_engine(model: Model) -> None:
+    """Why a model runs eager although another engine was looked for."""
+    engine, about = model.engine, {"model": model.name, "version": model.version}
+    if engine.rejected and not engine.file:
+        log.warning(f"Predict runs {engine.name}", reasons=dict(engine.rejected), **about)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -47,7 +47,14 @@ def _option(name: str, field: FieldInfo) -> Callable[[Any], Any]:
     )
 
 
-_METAVARS = {"listen": "HOST:PORT", "metrics": "HOST:PORT", "models": "DIR", "allow_factory": "PACKAGE.MODULE:NAME"}
+_METAVARS = {
+    "engine": "ENGINE",
+    "engine_cache": "DIR",
+    "listen": "HOST:PORT",
+    "metrics": "HOST:PORT",
+    "models": "DIR",
+    "allow_factory": "PACKAGE.MODULE:NAME",
+}
 
 
 def _all_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -131,7 +138,7 @@ def _announce(server: "Server") -> None:
         if one.served:
             model = one.served.model
             inside = f"{len(model.layers.firing)} layers" if not model.not_introspectable else "Predict only"
-            click.echo(f"serving {one.name}{version} on {model.device}: {inside}, engine {model.engine}")
+            click.echo(f"serving {one.name}{version} on {model.device}: {inside}, engine {model.engine.name}")
         else:
             click.echo(f"{one.state.value}: {one.name}{version}: {one.reason}")
     click.echo(f"metrics at http://{server.metrics_address}/metrics")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cutaway_server.models.repository.load import Permissions
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_TRIAL_SECONDS = 600
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -191,15 +192,19 @@ def check(folder: Path, device: str, threads: int, allow_code: bool, allow_facto
     from cutaway_server.models.model import NotServable, said
     from cutaway_server.models.threads import use_cpu_threads
     from cutaway_server.process.checkup import Checkup, found_in, print_checkup
+    from cutaway_server.process.trial import Trial
 
     use_cpu_threads(threads)
     with _saying_why():
         folders = found_in(folder)
     reports = []
     failed = False
+    permissions = _permissions(allow_code, allow_factory)
+    trial = Trial(permissions, _TRIAL_SECONDS)
+    click.get_current_context().call_on_close(trial.end)
     for one in folders:
         try:
-            checkup = Checkup(one, _permissions(allow_code, allow_factory), device, threads)
+            checkup = Checkup(one, permissions, device, threads, trial)
         except Exception as error:  # NotServable, and whatever a stranger's network raises beyond that
             failed = True
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""

@@ -48,7 +48,7 @@ def serve(
     Yields:
         The server; its `address` is HOST:PORT.
     Raises:
-        ValueError: no name, or an unknown kind of scores.
+        ValueError: no name, an unknown kind of scores, or an engine other than eager.
         NotServable: the network does not run on the example, or gives no scores with the batch first.
         pydantic.ValidationError: a setting does not go.
         OSError: an address is taken.
@@ -60,7 +60,12 @@ def serve(
     examples = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     if not all(isinstance(example, Tensor) for example in examples):
         raise TypeError("example_input must be a tensor of PyTorch, or several: torch.from_numpy makes one of an array")
-    chosen = load_settings({"listen": listen, "metrics": metrics, **settings})
+    chosen = load_settings({"listen": listen, "metrics": metrics, "engine": "eager", **settings})
+    if chosen.engine != "eager":
+        raise ValueError(
+            f"engine is {chosen.engine!r}; here it can be eager only: exporting a network disturbs others in its own process. "
+            "`cutaway serve --models` exports in a process apart"
+        )
     configure_logging(chosen)
     training = {module: module.training for module in network.modules()}
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]

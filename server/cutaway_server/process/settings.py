@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from cutaway_server.models.engine_choice import EngineName
+
 
 def split_address(address: str) -> tuple[str, int]:
     """HOST and PORT of "HOST:PORT"; an IPv6 host stands in brackets.
@@ -46,6 +48,10 @@ def _cpus() -> int:
     return available_cpus()
 
 
+def _engine_cache() -> str:
+    return str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cutaway" / "engines")
+
+
 class Settings(BaseSettings):
     """Settings of the server. A flag wins over an environment variable (CUTAWAY_…), that over the file, that over the default."""
 
@@ -64,6 +70,14 @@ class Settings(BaseSettings):
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="What models run on: auto, cpu, cuda or cuda:N; auto is a GPU if there is one.",
+    )
+    engine: EngineName = Field(
+        "auto", description="What runs Predict: auto, eager, onnxruntime or openvino; auto is the fastest that gives the same."
+    )
+    engine_cache: str = Field(
+        default_factory=_engine_cache,
+        description="A folder that keeps what engines run from one start to the next; empty keeps nothing. "
+        "[default: cutaway in the user's cache folder]",
     )
     lazy: bool = Field(False, description="Load models of the folder when they are first asked for.")
     model_memory_mib: int = Field(

@@ -1,5 +1,7 @@
 """Tries models in a process of its own, before the server loads them: what hangs, crashes or fails there harms nobody.
 
+Engines are made there, too, for that takes tracing, which the server's own process must not do.
+
 Run as a program it says that it is there, reads a line of JSON for each trial, and answers each with one.
 """
 
@@ -17,7 +19,8 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from cutaway_server.errors import ShuttingDown
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.engine_choice import EngineChoice
+from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.load import Hardware, Permissions, load
 
@@ -40,17 +43,35 @@ class Trial:
 
     def check(self, folder: Folder) -> None:
         """Raises NotServable where the model in a folder cannot be served, ShuttingDown where there is no time to find out."""
+        self._verdict(folder, {})
+
+    def choose_engine(self, folder: Folder, wanted: str, threads: int, cache: Path) -> EngineChoice:
+        """What is to run Predict for the model in a folder.
+
+        Args:
+            wanted: an engine's name, or "auto".
+            threads: CPU threads of one run.
+            cache: a folder for what is made.
+        Raises:
+            NotServable: the engine that is wanted by name cannot run it.
+            ShuttingDown: there is no time to find out.
+        """
+        asked = {"engine": wanted, "threads": threads, "cache": str(cache)}
+        return EngineChoice.of_json(self._verdict(folder, asked)["choice"])
+
+    def _verdict(self, folder: Folder, asked: dict[str, Any]) -> dict[str, Any]:
+        """What the process says of a model, if it finds nothing wrong."""
         child = self._child or self._start()
-        question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions)}
+        question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions), **asked}
         try:
             answer = self._ask(child, question)
         except OSError:  # it crashed before it read the question
             answer = b""
         if answer:
-            verdict = json.loads(answer)
+            verdict: dict[str, Any] = json.loads(answer)
             if verdict["problem"]:
                 raise NotServable(verdict["problem"]) from (_Cause(verdict["cause"]) if verdict["cause"] else None)
-            return
+            return verdict
         status = child.wait() if answer is not None else 0
         self.end()
         if self._closed:
@@ -115,10 +136,11 @@ def main() -> None:
     os.dup2(2, 1)  # what models print is no answer
     from cutaway_server.models.threads import use_cpu_threads
 
-    use_cpu_threads(1)
     _say({}, answers)
+    loaded = _Loaded()
     for question in _questions():
-        _answer(question, answers)
+        use_cpu_threads(1)
+        _answer(question, loaded, answers)
 
 
 def _questions() -> Iterator[dict[str, Any]]:
@@ -135,20 +157,49 @@ def _questions() -> Iterator[dict[str, Any]]:
         yield asked.get()
 
 
-def _answer(question: dict[str, Any], answers: IO[bytes]) -> None:
-    permissions = Permissions(question["code"], tuple(question["factories"]))
+class _Loaded:
+    """The model that was tried last, for as long as its engine may be asked for."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._model: Model | None = None
+
+    def model(self, question: dict[str, Any]) -> Model:
+        """The one that is asked about."""
+        known, self._model = self._model, None  # its memory is free before another one takes some
+        if known and self._path == question["path"] and "engine" in question:
+            return known
+        known = None
+        permissions = Permissions(question["code"], tuple(question["factories"]))
+        path, name, version = Path(question["path"]), question["name"], question["version"]
+        model = load(path, name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        if "engine" not in question:
+            self._path, self._model = question["path"], model
+        return model
+
+
+def _choice(model: Model, question: dict[str, Any]) -> EngineChoice:
+    from cutaway_server.models.threads import use_cpu_threads
+    from cutaway_server.prediction.engines.making import make_and_choose
+
+    use_cpu_threads(question["threads"])
+    return make_and_choose(model, Path(question["path"]), question["engine"], question["threads"], Path(question["cache"]))
+
+
+def _answer(question: dict[str, Any], loaded: _Loaded, answers: IO[bytes]) -> None:
     problem = cause = ""
+    choice = None
     try:
-        name, version = question["name"], question["version"]
-        load(Path(question["path"]), name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        model = loaded.model(question)
+        choice = _choice(model, question).as_json() if "engine" in question else None
     except NotServable as error:
         problem, cause = str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
     except BaseException as error:  # SystemExit, too: a model's own doing
         problem, cause = f"loading it raises {type(error).__name__}", "".join(traceback.format_exception(error))
-    _say({"problem": problem, "cause": cause}, answers)
+    _say({"problem": problem, "cause": cause, "choice": choice}, answers)
 
 
-def _say(what: dict[str, str], answers: IO[bytes]) -> None:
+def _say(what: dict[str, Any], answers: IO[bytes]) -> None:
     answers.write(json.dumps(what).encode() + b"\n")
     answers.flush()
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cutaway.v1 import model_pb2, predict_pb2, tensor_pb2
 from cutaway_server.introspection.plan_cams import possible_methods
+from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.layer_table import Layer, LayerKind
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes
@@ -57,17 +58,32 @@ def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Mode
             lanes=served.lanes.count if served.lanes else 0,
             cam_methods=possible_methods(model) if not model.not_introspectable else (),
         ),
-        provenance=encode_provenance(model),
+        provenance=encode_provenance(model, model.engine.name),
         parameter_count=model.parameter_count,
         forward=duration(model.forward_seconds),
+        engine=_encode_engine(model.engine),
     )
 
 
-def encode_provenance(model: Model) -> model_pb2.Provenance:
-    """What makes a model's answers."""
+def _encode_engine(engine: EngineChoice) -> model_pb2.Engine:
+    return model_pb2.Engine(
+        name=engine.name,
+        deviation=engine.deviation,
+        tolerance=engine.tolerance,
+        speed_up=engine.speed_up,
+        timings=[
+            model_pb2.EngineTiming(batch=one.batch, eager=duration(one.eager), engine=duration(one.engine))
+            for one in engine.timings
+        ],
+        rejected=[model_pb2.RejectedEngine(name=name, reason=why) for name, why in engine.rejected],
+    )
+
+
+def encode_provenance(model: Model, engine: str) -> model_pb2.Provenance:
+    """What makes a model's answers, by this engine."""
     return model_pb2.Provenance(
         weights_digest=model.weights_digest,
-        engine=model.engine,
+        engine=engine,
         device=str(model.device),
         torch_version=torch.__version__,
         file_digest=model.file_digest,

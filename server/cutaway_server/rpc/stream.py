@@ -126,7 +126,7 @@ def _encode_started(plan: Plan, request_id: str) -> introspect_pb2.Started:
     return introspect_pb2.Started(
         model=plan.model.name,
         version=plan.model.version,
-        provenance=encode_provenance(plan.model),
+        provenance=encode_provenance(plan.model, "eager"),  # a mirror runs, whatever answers Predict
         batch=plan.batch,
         captures=[_encode_planned(capture, tensor) for capture in plan.captures for tensor in capture.expected],
         cams=map(encode_planned_cam, plan.cams),

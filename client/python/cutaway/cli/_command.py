@@ -107,6 +107,12 @@ def seconds_text(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def engine_text(name: str, speed_up: float, deviation: float) -> str:
+    """What runs Predict: "onnxruntime, 3.1 times as fast as the network itself, deviates by up to 3e-07 of the largest score"."""
+    compared = f", {speed_up:.1f} times as fast as the network itself, deviates by up to {deviation:.0e} of the largest score"
+    return name + (compared if deviation or speed_up != 1 else "")
+
+
 def passes_text(forward: int, backward: int) -> str:
     """Runs of the network for each sample: "1 forward, 1 backward"."""
     return f"{forward} forward" + (f", {backward} backward" if backward else "")

@@ -7,7 +7,7 @@ from rich.table import Table
 
 import cutaway
 from cutaway import pictures
-from cutaway.cli._command import ClientCommand, bytes_text, json_option, print_json, seconds_text, stdout
+from cutaway.cli._command import ClientCommand, bytes_text, engine_text, json_option, print_json, seconds_text, stdout
 
 
 @click.command(cls=ClientCommand)
@@ -19,7 +19,7 @@ def models(client: cutaway.Client, as_json: bool) -> None:
     if as_json:
         print_json([_without_layers(model) for model in found])
         return
-    table = Table("model", "version", "state", "input", "scores", "classes", "parameters", "looking inside")
+    table = Table("model", "version", "state", "input", "scores", "classes", "parameters", "engine", "looking inside")
     for model in found:
         table.add_row(
             model.name,
@@ -29,6 +29,7 @@ def models(client: cutaway.Client, as_json: bool) -> None:
             model.scores_kind if model.inputs else "",  # nothing is known of what is not in memory
             str(model.class_count or ""),
             f"{model.parameter_count:,}" if model.parameter_count else "",
+            model.engine.name + (f", {model.engine.speed_up:.1f} x" if model.engine.timings else ""),
             ", ".join(model.introspection.cam_methods) if model.introspection.available else model.introspection.reason,
         )
     stdout().print(table)
@@ -60,6 +61,10 @@ def layers(client: cutaway.Client, model: str, model_version: str, as_json: bool
             layer.never_fires or ("container" if layer.container else ""),
         )
     stdout().print(table)
+    engine = found.engine
+    stdout().print(f"Predict: {engine_text(engine.name, engine.speed_up, engine.deviation)}")
+    for name, why in engine.rejected.items():
+        stdout().print(f"not {name}: {why}", soft_wrap=True)
     stdout().print(f"time: share of a forward pass, {seconds_text(found.forward_seconds)} a sample when the model was loaded")
 
 

@@ -26,33 +26,39 @@ from cutaway.v1 import tensor_pb2 as cutaway_dot_v1_dot_tensor__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63utaway/v1/model.proto\x12\ncutaway.v1\x1a\x17\x63utaway/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa2\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cutaway.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.cutaway.v1.InputSpec\x12+\n\x0bscores_kind\x18\x06 \x01(\x0e\x32\x16.cutaway.v1.ScoresKind\x12\x13\n\x0b\x63lass_count\x18\x07 \x01(\x05\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12!\n\x06layers\x18\t \x03(\x0b\x32\x11.cutaway.v1.Layer\x12\x30\n\rintrospection\x18\n \x01(\x0b\x32\x19.cutaway.v1.Introspection\x12*\n\nprovenance\x18\x0b \x01(\x0b\x32\x16.cutaway.v1.Provenance\x12\x17\n\x0fparameter_count\x18\x0c \x01(\x03\x12*\n\x07\x66orward\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\"\x99\x01\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05\x64type\x18\x02 \x01(\x0e\x32\x14.cutaway.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12$\n\x05image\x18\x04 \x01(\x0b\x32\x15.cutaway.v1.ImageSpec\x12\x11\n\tmin_shape\x18\x05 \x03(\x03\x12\x11\n\tmax_shape\x18\x06 \x03(\x03\"\xdd\x01\n\tImageSpec\x12$\n\x05\x63olor\x18\x01 \x01(\x0e\x32\x15.cutaway.v1.ColorMode\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x16\n\x0eresize_shorter\x18\x04 \x01(\x05\x12\x10\n\x08resample\x18\x05 \x01(\t\x12\x0c\n\x04mean\x18\x06 \x03(\x02\x12\x0b\n\x03std\x18\x07 \x03(\x02\x12 \n\x18invert_bright_background\x18\x08 \x01(\x08\x12\x11\n\trange_min\x18\t \x01(\x02\x12\x11\n\trange_max\x18\n \x01(\x02\"\xc0\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cutaway.v1.LayerKind\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x05\x12\x11\n\tcontainer\x18\x05 \x01(\x08\x12(\n\x07outputs\x18\x06 \x03(\x0b\x32\x17.cutaway.v1.LayerOutput\x12\x13\n\x0bnever_fires\x18\x07 \x01(\t\x12\x15\n\rforward_share\x18\x08 \x01(\x01\"~\n\x0bLayerOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x05\x64type\x18\x02 \x01(\x0e\x32\x14.cutaway.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x18\n\x10\x62ytes_per_sample\x18\x04 \x01(\x03\x12\x13\n\x0b\x62\x61tch_first\x18\x05 \x01(\x08\"V\n\rIntrospection\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x13\n\x0b\x63\x61m_methods\x18\x04 \x03(\t\"p\n\nProvenance\x12\x16\n\x0eweights_digest\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x15\n\rtorch_version\x18\x04 \x01(\t\x12\x13\n\x0b\x66ile_digest\x18\x05 \x01(\t*\x89\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x16\n\x12MODEL_STATE_PARKED\x10\x04*\x9c\x01\n\nScoresKind\x12\x1b\n\x17SCORES_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORES_KIND_LOGITS\x10\x01\x12!\n\x1dSCORES_KIND_LOG_PROBABILITIES\x10\x02\x12\x1d\n\x19SCORES_KIND_PROBABILITIES\x10\x03\x12\x17\n\x13SCORES_KIND_SIGMOID\x10\x04*d\n\tColorMode\x12\x1a\n\x16\x43OLOR_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43OLOR_MODE_GRAY\x10\x01\x12\x12\n\x0e\x43OLOR_MODE_RGB\x10\x02\x12\x12\n\x0e\x43OLOR_MODE_BGR\x10\x03*n\n\tLayerKind\x12\x1a\n\x16LAYER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYER_KIND_MODULE\x10\x01\x12\x17\n\x13LAYER_KIND_FUNCTION\x10\x02\x12\x15\n\x11LAYER_KIND_METHOD\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63utaway/v1/model.proto\x12\ncutaway.v1\x1a\x17\x63utaway/v1/tensor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc6\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.cutaway.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12%\n\x06inputs\x18\x05 \x03(\x0b\x32\x15.cutaway.v1.InputSpec\x12+\n\x0bscores_kind\x18\x06 \x01(\x0e\x32\x16.cutaway.v1.ScoresKind\x12\x13\n\x0b\x63lass_count\x18\x07 \x01(\x05\x12\x0e\n\x06labels\x18\x08 \x03(\t\x12!\n\x06layers\x18\t \x03(\x0b\x32\x11.cutaway.v1.Layer\x12\x30\n\rintrospection\x18\n \x01(\x0b\x32\x19.cutaway.v1.Introspection\x12*\n\nprovenance\x18\x0b \x01(\x0b\x32\x16.cutaway.v1.Provenance\x12\x17\n\x0fparameter_count\x18\x0c \x01(\x03\x12*\n\x07\x66orward\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\"\n\x06\x65ngine\x18\x0e \x01(\x0b\x32\x12.cutaway.v1.Engine\"\x99\x01\n\tInputSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05\x64type\x18\x02 \x01(\x0e\x32\x14.cutaway.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12$\n\x05image\x18\x04 \x01(\x0b\x32\x15.cutaway.v1.ImageSpec\x12\x11\n\tmin_shape\x18\x05 \x03(\x03\x12\x11\n\tmax_shape\x18\x06 \x03(\x03\"\xdd\x01\n\tImageSpec\x12$\n\x05\x63olor\x18\x01 \x01(\x0e\x32\x15.cutaway.v1.ColorMode\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x16\n\x0eresize_shorter\x18\x04 \x01(\x05\x12\x10\n\x08resample\x18\x05 \x01(\t\x12\x0c\n\x04mean\x18\x06 \x03(\x02\x12\x0b\n\x03std\x18\x07 \x03(\x02\x12 \n\x18invert_bright_background\x18\x08 \x01(\x08\x12\x11\n\trange_min\x18\t \x01(\x02\x12\x11\n\trange_max\x18\n \x01(\x02\"\xc0\x01\n\x05Layer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.cutaway.v1.LayerKind\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\r\n\x05index\x18\x04 \x01(\x05\x12\x11\n\tcontainer\x18\x05 \x01(\x08\x12(\n\x07outputs\x18\x06 \x03(\x0b\x32\x17.cutaway.v1.LayerOutput\x12\x13\n\x0bnever_fires\x18\x07 \x01(\t\x12\x15\n\rforward_share\x18\x08 \x01(\x01\"~\n\x0bLayerOutput\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x05\x64type\x18\x02 \x01(\x0e\x32\x14.cutaway.v1.DataType\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x18\n\x10\x62ytes_per_sample\x18\x04 \x01(\x03\x12\x13\n\x0b\x62\x61tch_first\x18\x05 \x01(\x08\"V\n\rIntrospection\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05lanes\x18\x03 \x01(\x05\x12\x13\n\x0b\x63\x61m_methods\x18\x04 \x03(\t\"p\n\nProvenance\x12\x16\n\x0eweights_digest\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x15\n\rtorch_version\x18\x04 \x01(\t\x12\x13\n\x0b\x66ile_digest\x18\x05 \x01(\t\"\xa7\x01\n\x06\x45ngine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tdeviation\x18\x02 \x01(\x01\x12\x11\n\ttolerance\x18\x03 \x01(\x01\x12\x10\n\x08speed_up\x18\x04 \x01(\x01\x12)\n\x07timings\x18\x05 \x03(\x0b\x32\x18.cutaway.v1.EngineTiming\x12,\n\x08rejected\x18\x06 \x03(\x0b\x32\x1a.cutaway.v1.RejectedEngine\"r\n\x0c\x45ngineTiming\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x05\x12(\n\x05\x65\x61ger\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06\x65ngine\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\".\n\x0eRejectedEngine\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t*\x89\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x16\n\x12MODEL_STATE_PARKED\x10\x04*\x9c\x01\n\nScoresKind\x12\x1b\n\x17SCORES_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12SCORES_KIND_LOGITS\x10\x01\x12!\n\x1dSCORES_KIND_LOG_PROBABILITIES\x10\x02\x12\x1d\n\x19SCORES_KIND_PROBABILITIES\x10\x03\x12\x17\n\x13SCORES_KIND_SIGMOID\x10\x04*d\n\tColorMode\x12\x1a\n\x16\x43OLOR_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43OLOR_MODE_GRAY\x10\x01\x12\x12\n\x0e\x43OLOR_MODE_RGB\x10\x02\x12\x12\n\x0e\x43OLOR_MODE_BGR\x10\x03*n\n\tLayerKind\x12\x1a\n\x16LAYER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11LAYER_KIND_MODULE\x10\x01\x12\x17\n\x13LAYER_KIND_FUNCTION\x10\x02\x12\x15\n\x11LAYER_KIND_METHOD\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cutaway.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1422
-  _globals['_MODELSTATE']._serialized_end=1559
-  _globals['_SCORESKIND']._serialized_start=1562
-  _globals['_SCORESKIND']._serialized_end=1718
-  _globals['_COLORMODE']._serialized_start=1720
-  _globals['_COLORMODE']._serialized_end=1820
-  _globals['_LAYERKIND']._serialized_start=1822
-  _globals['_LAYERKIND']._serialized_end=1932
+  _globals['_MODELSTATE']._serialized_start=1792
+  _globals['_MODELSTATE']._serialized_end=1929
+  _globals['_SCORESKIND']._serialized_start=1932
+  _globals['_SCORESKIND']._serialized_end=2088
+  _globals['_COLORMODE']._serialized_start=2090
+  _globals['_COLORMODE']._serialized_end=2190
+  _globals['_LAYERKIND']._serialized_start=2192
+  _globals['_LAYERKIND']._serialized_end=2302
   _globals['_MODEL']._serialized_start=96
-  _globals['_MODEL']._serialized_end=514
-  _globals['_INPUTSPEC']._serialized_start=517
-  _globals['_INPUTSPEC']._serialized_end=670
-  _globals['_IMAGESPEC']._serialized_start=673
-  _globals['_IMAGESPEC']._serialized_end=894
-  _globals['_LAYER']._serialized_start=897
-  _globals['_LAYER']._serialized_end=1089
-  _globals['_LAYEROUTPUT']._serialized_start=1091
-  _globals['_LAYEROUTPUT']._serialized_end=1217
-  _globals['_INTROSPECTION']._serialized_start=1219
-  _globals['_INTROSPECTION']._serialized_end=1305
-  _globals['_PROVENANCE']._serialized_start=1307
-  _globals['_PROVENANCE']._serialized_end=1419
+  _globals['_MODEL']._serialized_end=550
+  _globals['_INPUTSPEC']._serialized_start=553
+  _globals['_INPUTSPEC']._serialized_end=706
+  _globals['_IMAGESPEC']._serialized_start=709
+  _globals['_IMAGESPEC']._serialized_end=930
+  _globals['_LAYER']._serialized_start=933
+  _globals['_LAYER']._serialized_end=1125
+  _globals['_LAYEROUTPUT']._serialized_start=1127
+  _globals['_LAYEROUTPUT']._serialized_end=1253
+  _globals['_INTROSPECTION']._serialized_start=1255
+  _globals['_INTROSPECTION']._serialized_end=1341
+  _globals['_PROVENANCE']._serialized_start=1343
+  _globals['_PROVENANCE']._serialized_end=1455
+  _globals['_ENGINE']._serialized_start=1458
+  _globals['_ENGINE']._serialized_end=1625
+  _globals['_ENGINETIMING']._serialized_start=1627
+  _globals['_ENGINETIMING']._serialized_end=1741
+  _globals['_REJECTEDENGINE']._serialized_start=1743
+  _globals['_REJECTEDENGINE']._serialized_end=1789
 # @@protoc_insertion_point(module_scope)

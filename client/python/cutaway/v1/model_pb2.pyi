@@ -57,7 +57,7 @@ LAYER_KIND_FUNCTION: LayerKind
 LAYER_KIND_METHOD: LayerKind
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "state", "state_reason", "inputs", "scores_kind", "class_count", "labels", "layers", "introspection", "provenance", "parameter_count", "forward")
+    __slots__ = ("name", "version", "state", "state_reason", "inputs", "scores_kind", "class_count", "labels", "layers", "introspection", "provenance", "parameter_count", "forward", "engine")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class Model(_message.Message):
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     PARAMETER_COUNT_FIELD_NUMBER: _ClassVar[int]
     FORWARD_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     state: ModelState
@@ -84,7 +85,8 @@ class Model(_message.Message):
     provenance: Provenance
     parameter_count: int
     forward: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., scores_kind: _Optional[_Union[ScoresKind, str]] = ..., class_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., introspection: _Optional[_Union[Introspection, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_count: _Optional[int] = ..., forward: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    engine: Engine
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[InputSpec, _Mapping]]] = ..., scores_kind: _Optional[_Union[ScoresKind, str]] = ..., class_count: _Optional[int] = ..., labels: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., introspection: _Optional[_Union[Introspection, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., parameter_count: _Optional[int] = ..., forward: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., engine: _Optional[_Union[Engine, _Mapping]] = ...) -> None: ...
 
 class InputSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape", "image", "min_shape", "max_shape")
@@ -185,3 +187,37 @@ class Provenance(_message.Message):
     torch_version: str
     file_digest: str
     def __init__(self, weights_digest: _Optional[str] = ..., engine: _Optional[str] = ..., device: _Optional[str] = ..., torch_version: _Optional[str] = ..., file_digest: _Optional[str] = ...) -> None: ...
+
+class Engine(_message.Message):
+    __slots__ = ("name", "deviation", "tolerance", "speed_up", "timings", "rejected")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    SPEED_UP_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    deviation: float
+    tolerance: float
+    speed_up: float
+    timings: _containers.RepeatedCompositeFieldContainer[EngineTiming]
+    rejected: _containers.RepeatedCompositeFieldContainer[RejectedEngine]
+    def __init__(self, name: _Optional[str] = ..., deviation: _Optional[float] = ..., tolerance: _Optional[float] = ..., speed_up: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[EngineTiming, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[RejectedEngine, _Mapping]]] = ...) -> None: ...
+
+class EngineTiming(_message.Message):
+    __slots__ = ("batch", "eager", "engine")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    EAGER_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    batch: int
+    eager: _duration_pb2.Duration
+    engine: _duration_pb2.Duration
+    def __init__(self, batch: _Optional[int] = ..., eager: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., engine: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RejectedEngine(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

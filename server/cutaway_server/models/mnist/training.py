@@ -1,4 +1,4 @@
-"""Train the MNIST networks: `python -m cutaway_server.models.mnist.training DIGITS` makes weights, cards, samples."""
+"""Train the MNIST networks: `python -m cutaway_server.models.mnist.training DIGITS` makes weights, ONNX, cards, samples."""
 
 import math
 import time
@@ -26,6 +26,7 @@ from cutaway_server.models.mnist.digits import (
     read_digits,
     split_digits,
 )
+from cutaway_server.models.mnist.export import write_onnx
 from cutaway_server.models.mnist.networks import MEAN, STD, GapNet, Net
 
 SHIPPED_PER_CLASS = 6
@@ -199,6 +200,7 @@ def make_model(recipe: Recipe, run: Run, digits: Digits, split: Split, on_batch:
     )
     # Not save_file: it makes a file that only its owner may read, and a container serves it as somebody else.
     (run.out / f"{recipe.name}.safetensors").write_bytes(save(network.state_dict()))
+    write_onnx(network, run.out / f"{recipe.name}.onnx")
     (run.out / f"{recipe.name}.md").write_text(model_card(recipe.name, recipe.summary, network, measured), encoding="utf-8")
     return measured
 

@@ -78,7 +78,8 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
         NotServable: says why, in one line that callers may read.
     """
     manifest = manifest_of(folder)
-    built, network_digest = _build(folder, manifest.network, f"cutaway_model_{name}_{version}", permissions, hardware)
+    threads = manifest.serving.threads or hardware.threads
+    built, network_digest = _build(folder, manifest.network, f"cutaway_model_{name}_{version}", permissions, threads)
     weights_digest = _load_weights(folder, manifest, built.network)
     own = None if hardware.fixed else manifest.serving.device
     device = pick_device("cpu" if manifest.network.onnx else own or hardware.device)
@@ -99,6 +100,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
             not_hookable=built.not_hookable or ("" if look_inside else "it was not looked into"),
             file_digest=weights_digest or network_digest,
             engine=built.engine,
+            onnx=built.onnx,
         )
 
     model = prepared(built.factory)
@@ -109,7 +111,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
     return replace(model, weights_digest=network_digest) if manifest.network.onnx else model
 
 
-def _build(folder: Path, network: Network, unique: str, permissions: Permissions, hardware: Hardware) -> tuple[Built, str]:
+def _build(folder: Path, network: Network, unique: str, permissions: Permissions, threads: int) -> tuple[Built, str]:
     """The network without its weights, and the digest of the file it is in; none where that is not in one."""
     if network.factory:
         return build_from_factory(network.factory, network.arguments, permissions.factories), ""
@@ -124,7 +126,7 @@ def _build(folder: Path, network: Network, unique: str, permissions: Permissions
         return build_from_module(path, network.callable, network.arguments, unique), digest
     if network.exported:
         return build_from_exported(path), digest
-    return build_from_torchscript(path) if network.torchscript else build_from_onnx(path, hardware.threads), digest
+    return build_from_torchscript(path) if network.torchscript else build_from_onnx(path, threads), digest
 
 
 def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:

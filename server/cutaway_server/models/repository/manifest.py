@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from cutaway_server.models.engine_choice import EngineName
 from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.scores import ScoresKind
 
@@ -157,6 +158,7 @@ class Serving(_Section):
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="What operations run in where PyTorch deems that safe. Maps are computed in float32 all the same."
     )
+    engine: EngineName | None = Field(None, description="What runs Predict: auto, eager, onnxruntime or openvino.")
     threads: Positive | None = Field(None, description="CPU threads that one forward pass of Predict uses.")
     max_batch: Positive | None = Field(None, description="Samples that are joined into one batch of Predict at most.")
     batch_delay: Annotated[float, Field(ge=0)] | None = Field(

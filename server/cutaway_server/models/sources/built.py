@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -13,10 +14,12 @@ class Built:
     Attributes:
         factory: makes it anew, with other weights; None where nothing does.
         not_hookable: why it can have no hooks; empty where it can, as far as is known.
-        engine: what runs it for Predict.
+        engine: what runs it as it is.
+        onnx: a file of it as ONNX, where there is one.
     """
 
     network: nn.Module
     factory: Callable[[], nn.Module] | None = None
     not_hookable: str = ""
     engine: str = "eager"
+    onnx: Path | None = None

@@ -8,11 +8,14 @@ from cutaway_server.models.model import Model
 
 
 class Eager:
-    """Runs the served network itself."""
+    """Runs the served network as it is."""
+
+    runs_python = True
 
     runs_python = True
 
     def __init__(self, model: Model) -> None:
+        self.name = model.engine.name
         self._model = model
         self._stream = own_stream(model.device)
 

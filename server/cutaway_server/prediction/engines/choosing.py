@@ -1,0 +1,212 @@
+"""Which engine runs Predict: tried against the network itself, timed beside it, and taken if it is equal and faster."""
+
+import time
+from collections.abc import Callable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from cutaway_server.models.engine_choice import EngineChoice, Timing
+from cutaway_server.models.model import Model, NotServable, said
+from cutaway_server.models.model import probe as draw_probe
+from cutaway_server.models.onnx_export import NotExportable
+from cutaway_server.models.sources.onnx import OnnxNetwork
+from cutaway_server.models.threads import use_cpu_threads
+from cutaway_server.prediction.batcher import Engine
+from cutaway_server.prediction.engines.eager import Eager
+from cutaway_server.prediction.engines.opening import RUNTIMES, installed, open_runtime
+
+TOLERANCE = 1e-4
+"""How far an engine's scores may be from the network's own, as a share of the largest of them."""
+
+_NO_FILE = "it was handed in by a program, and exporting it in that program's own process would disturb other networks there"
+_CHECKED = (1, 3, 8)  # sizes of batches
+_TIMED = (1, 8)
+_ROUNDS = 5
+_AT_LEAST, _ENOUGH = 0.05, 3.0  # seconds that timing one size of batch may take
+
+Timings = MutableMapping[str, tuple[Timing, ...]]
+
+
+class NotTaken(Exception):
+    """Why an engine does not run a model, in one line."""
+
+
+def choose_engine(
+    model: Model,
+    wanted: str,
+    threads: int,
+    onnx: Callable[[], tuple[Path, str]],
+    timings: Timings,
+    runtimes: tuple[str, ...] = RUNTIMES,
+) -> EngineChoice:
+    """The engine that is wanted, or for "auto" the fastest of those that give what the network gives.
+
+    The caller has PyTorch use as many threads as Predict will.
+
+    Args:
+        threads: CPU threads that one run may use.
+        onnx: gives an ONNX file of the network, and its digest; called where one is needed.
+        timings: what was measured before, by names and threads. What is measured now is put there.
+        runtimes: that "auto" chooses from.
+    Raises:
+        NotServable: the one that is wanted by name cannot be taken.
+    """
+    own = model.engine
+    if wanted in ("eager", own.name):
+        return own
+    names = (wanted,) if wanted != "auto" else tuple(name for name in runtimes if name != own.name and installed(name))
+    taken: list[EngineChoice] = [own]
+    rejected: list[tuple[str, str]] = []
+    for name in names:
+        try:
+            taken.append(_tried(model, name, threads, onnx, timings))
+        except (NotTaken, NotExportable, NotServable) as why:
+            if wanted != "auto":
+                raise NotServable(f"engine {name} cannot run it: {why}") from why
+            rejected.append((name, str(why)))
+    best = taken[-1] if wanted != "auto" else max(taken, key=lambda choice: choice.speed_up)
+    rejected += [(other.name, _slower(other, best)) for other in taken if other is not best and other is not own]
+    return EngineChoice(**{**vars(best), "rejected": tuple(rejected)})
+
+
+def choose_in_process(model: Model, wanted: str, threads: int) -> Model:
+    """A model that was handed in, with its engine: one that runs the ONNX file that it brings along, or eager.
+
+    It is not exported: that takes tracing, which changes how PyTorch runs in the whole process.
+
+    Raises:
+        NotServable: the engine that is wanted by name cannot run it.
+    """
+    if why := why_only_eager(model.device, model.autocast) or ("" if model.onnx else _NO_FILE):
+        return replace(model, engine=only_eager(model.engine, wanted, why))
+
+    def choose() -> EngineChoice:
+        use_cpu_threads(threads)
+        assert model.onnx is not None
+        own = model.onnx
+        # A package that is loaded takes memory for good, so only the one that is likely to be taken is.
+        return choose_engine(model, wanted, threads, lambda: (own, ""), {}, runtimes=("onnxruntime",))
+
+    with ThreadPoolExecutor(1) as own_thread:  # whose CPU threads end with it
+        return replace(model, engine=own_thread.submit(choose).result())
+
+
+def why_only_eager(device: torch.device, autocast: torch.dtype | None) -> str:
+    """Why a model runs as it is, whatever it is like; empty where others may run it."""
+    if device.type != "cpu":
+        return f"it runs on {device}, and other engines run on the CPU alone"
+    if autocast is not None:
+        return f"it runs in {str(autocast).removeprefix('torch.')} where PyTorch deems that safe, which PyTorch alone does"
+    return ""
+
+
+def only_eager(own: EngineChoice, wanted: str, why: str) -> EngineChoice:
+    """The choice where only the network as it is can run.
+
+    Raises:
+        NotServable: another engine is wanted by name.
+    """
+    if wanted in ("eager", own.name):
+        return own
+    if wanted != "auto":
+        raise NotServable(f"engine {wanted} cannot run it: {why}")
+    return EngineChoice(own.name, rejected=tuple((name, why) for name in RUNTIMES if name != own.name and installed(name)))
+
+
+def _tried(model: Model, name: str, threads: int, onnx: Callable[[], tuple[Path, str]], timings: Timings) -> EngineChoice:
+    if why := why_only_eager(model.device, model.autocast):
+        raise NotTaken(why)
+    file, sha256 = onnx()
+    output = model.head if isinstance(model.network, OnnxNetwork) else ""
+    choices = []
+    for count in sorted({1, threads}):  # small networks run faster on one
+        engine = open_runtime(name, file, count, output)
+        deviation = _deviation(model, engine)
+        key = f"{name} {count}"
+        if key not in timings:
+            timings[key] = tuple(_timings(model, engine))
+        choices.append(EngineChoice(name, file, sha256, count, deviation, TOLERANCE, timings[key]))
+    return max(choices, key=lambda choice: choice.speed_up)
+
+
+def _slower(other: EngineChoice, best: EngineChoice) -> str:
+    return f"it is right, but {best.name} is faster: {best.speed_up:.2f} times the network itself, against {other.speed_up:.2f}"
+
+
+def _deviation(model: Model, engine: Engine) -> float:
+    """The greatest difference of the engine's scores from the network's, each as a share of the largest score of its probe.
+
+    Raises:
+        NotTaken: it is too great, or the engine fails or says another class, for one of the probes.
+    """
+    itself = Eager(model)
+    greatest, compared = 0.0, 0
+    for probe in _probes(model):
+        try:
+            expected = itself.run(tuple(argument.clone() for argument in probe))
+        except Exception:  # a size that the network itself does not take
+            continue
+        compared += 1
+        greatest = max(greatest, _compared(model, engine, probe, expected))
+    if not compared:
+        raise NotTaken("the network itself runs on none of the probes")
+    return greatest
+
+
+def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected: Tensor) -> float:
+    shapes = ", ".join(str(list(argument.shape)) for argument in probe)
+    try:
+        given = engine.run(probe)
+    except Exception as error:
+        raise NotTaken(f"it fails on {shapes}: {type(error).__name__}: {said(error)}") from error
+    if given.shape != expected.shape or given.dtype != expected.dtype:
+        raise NotTaken(f"for {shapes} it gives {given.dtype} {list(given.shape)}, not {expected.dtype} {list(expected.shape)}")
+    deviation = float((given.double() - expected.double()).abs().max())
+    scale = float(expected.double().abs().max())
+    share = deviation / scale if scale else deviation
+    if not share <= TOLERANCE:  # NaN, too
+        raise NotTaken(f"for {shapes} its scores differ by {share:.1e} of the largest one; the limit is {TOLERANCE:.0e}")
+    if model.class_count and not torch.equal(given.argmax(1), expected.argmax(1)):
+        raise NotTaken(f"for {shapes} it says another class")
+    return share
+
+
+def _probes(model: Model) -> Iterator[tuple[Tensor, ...]]:
+    """Batches of the usual sizes; and the least, the greatest and the middle ones, where sizes may vary."""
+    cpu = torch.device("cpu")
+    for seed, batch in enumerate(_CHECKED):
+        yield draw_probe(model.inputs, batch, cpu, seed=seed)
+    if any(spec.least for spec in model.inputs):
+        ends = [(spec.least or spec.shape, spec.most or spec.shape) for spec in model.inputs]
+        for part in (0.0, 0.5, 1.0):
+            sizes = tuple(tuple(low + int(part * (high - low)) for low, high in zip(*end, strict=True))[1:] for end in ends)
+            yield draw_probe(model.inputs, 1, cpu, sizes, seed=7)
+
+
+def _timings(model: Model, engine: Engine) -> Iterator[Timing]:
+    """Runs in turns, so that what else the machine does slows both."""
+    itself = Eager(model)
+    for batch in _TIMED:
+        probe = draw_probe(model.inputs, batch, torch.device("cpu"))
+        try:
+            itself.run(probe)
+        except Exception:  # a size that the network itself does not take
+            continue
+        engine.run(probe)
+        runs: list[tuple[float, float]] = []
+        spent = 0.0
+        while len(runs) < 2 or ((len(runs) < _ROUNDS or spent < _AT_LEAST) and spent < _ENOUGH):
+            runs.append((_seconds(itself, probe), _seconds(engine, probe)))
+            spent += sum(runs[-1])
+        yield Timing(batch, *(median(times) for times in zip(*runs, strict=True)))
+
+
+def _seconds(engine: Engine, probe: tuple[Tensor, ...]) -> float:
+    began = time.perf_counter()
+    engine.run(probe)
+    return time.perf_counter() - began
