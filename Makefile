@@ -51,10 +51,13 @@ check: $(VENV)/dev ## Linters, types, layers, protos
 	if [ -n "$$tag" ]; then $(BIN)/buf breaking --against ".git#tag=$$tag"; else echo 'buf breaking: no release yet'; fi
 
 STUBS := client/python/cutaway/v1
+OPEN_INFERENCE := server/cutaway_server/rpc/open_inference
 protos: $(VENV)/grpc-tools ## Generate the Python of protos/
 	rm -rf $(STUBS) && mkdir $(STUBS)
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --python_out=client/python --pyi_out=client/python protos/cutaway/v1/*.proto
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto protos/cutaway/v1/admin.proto
+	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos/open_inference --pyi_out=$(OPEN_INFERENCE) --descriptor_set_out=$(OPEN_INFERENCE)/open_inference.binpb open_inference.proto
+	mv $(OPEN_INFERENCE)/open_inference_pb2.pyi $(OPEN_INFERENCE)/messages.pyi
 	echo '"""Messages and stubs generated from protos/cutaway/v1 by `make protos`. Never edited."""' > $(STUBS)/__init__.py
 
 bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other libraries, as ratios

@@ -24,6 +24,7 @@ from cutaway_server.process.settings import Settings, split_address
 from cutaway_server.rpc.admin import AdminService
 from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
+from cutaway_server.rpc.introspections import Introspections
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
@@ -90,7 +91,10 @@ class Server:
         pool = call_threads(expected * (settings.lanes + settings.max_waiting_introspections) + 16, "introspect")
         self._ending.callback(pool.shutdown)
         calls = Calls(metrics, host, call_seconds=settings.call_timeout, log_success=settings.log_requests)
-        service = InferenceService(host, limits=limits, calls=calls, watch=watch, introspect_pool=pool, metrics=metrics)
+        introspections = Introspections(host, limits=limits, watch=watch, metrics=metrics)
+        service = InferenceService(
+            host, limits=limits, calls=calls, introspections=introspections, introspect_pool=pool, metrics=metrics
+        )
         self._rpc = rpc = RpcServer(
             service,
             AdminService(host, calls, self._reload_all) if settings.admin else None,

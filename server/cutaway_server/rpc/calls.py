@@ -5,18 +5,19 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Never
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal
+from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal, ServerFailed
 from cutaway_server.metrics import Metrics
 from cutaway_server.rpc.errors import abort, code_of
 from cutaway_server.rpc.served import Models
 
 log = structlog.get_logger()
+_MODEL_FIELDS = ("model", "model_name", "name")  # of cutaway.v1, and of Open Inference
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -35,23 +36,33 @@ class Calls:
         self._log_success = log_success
 
     @contextmanager
-    def open(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator["OpenCall"]:
-        """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL."""
+    def open(
+        self,
+        method: str,
+        request: Any,
+        context: grpc.ServicerContext,
+        refuse: Callable[[grpc.ServicerContext, Refusal], Never] = abort,
+    ) -> Iterator["OpenCall"]:
+        """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL.
+
+        Args:
+            refuse: for a request whose refusal does not end its RPC.
+        """
         began = time.monotonic()
-        model = getattr(request, "model", "")
+        model = next((getattr(request, field) for field in _MODEL_FIELDS if hasattr(request, field)), "")
         call = OpenCall(_request_id(context), began + self._seconds_left(context))
         structlog.contextvars.bind_contextvars(request_id=call.request_id, method=method, model=model[:100])
         code = grpc.StatusCode.OK
         try:
             context.set_trailing_metadata((("x-request-id", call.request_id),))
             if isinstance(request, DecodeError):
-                raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1")
+                raise BadInput("request", "bytes that are no message of this method", "its request message")
             yield call
         except Refusal as refusal:
             refusal = call.reason_to_end(refusal)
             code = code_of(refusal)
             log.info("refused", code=code.name, reason=str(refusal))
-            abort(context, refusal)
+            refuse(context, refusal)
         except GeneratorExit:  # the stream was given up: nobody is there to be told
             ended = call.reason_to_end(call.stopped or Cancelled())
             code = code_of(ended)
@@ -60,7 +71,7 @@ class Calls:
         except Exception:
             code = grpc.StatusCode.INTERNAL
             log.exception("the server failed")
-            context.abort(code, f"the server failed; its log has the cause under request id {call.request_id}")
+            refuse(context, ServerFailed(call.request_id))
         finally:
             known = model if any(known.name == model for known in self._models.all()) else ""
             self._metrics.requests.labels(method, known, code.name).inc()

@@ -1,7 +1,5 @@
 """cutaway.v1.InferenceService: decode, call, encode."""
 
-import secrets
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,10 +8,8 @@ import grpc
 from torch import Tensor
 
 from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
-from cutaway_server.errors import BadInput, Cancelled
-from cutaway_server.introspection.call import Call
+from cutaway_server.errors import BadInput
 from cutaway_server.introspection.events import NOTHING_RAN, Started
-from cutaway_server.introspection.plan import Plan, make_plan
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.prediction.batcher import Prediction
@@ -21,10 +17,9 @@ from cutaway_server.rpc.calls import Calls, OpenCall, parser, serialize
 from cutaway_server.rpc.cams import decode_cams, wants_overlays
 from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
 from cutaway_server.rpc.encode import encode_listed, encode_model, encode_prediction
+from cutaway_server.rpc.introspections import Caller, Introspections, Planned, new_seed
 from cutaway_server.rpc.limits import Limits
-from cutaway_server.rpc.pictures import drawer
 from cutaway_server.rpc.served import Models, Served, State
-from cutaway_server.rpc.stall_watch import StallWatch
 from cutaway_server.rpc.stream import StreamEncoder
 
 SERVICE = "cutaway.v1.InferenceService"
@@ -43,14 +38,14 @@ class InferenceService:
         *,
         limits: Limits,
         calls: Calls,
-        watch: StallWatch,
+        introspections: Introspections,
         introspect_pool: ThreadPoolExecutor,
         metrics: Metrics,
     ) -> None:
         self._models = models
         self._limits = limits
         self._calls = calls
-        self._watch = watch
+        self._introspections = introspections
         self._introspect_pool = introspect_pool
         self._metrics = metrics
 
@@ -96,15 +91,8 @@ class InferenceService:
             with self._models.use(request.model, request.version, call.deadline) as served:
                 check_top_k(served.model, request.top_k)
                 decoded = decode_inputs(served.model, request.inputs, self._limits)
-                scores = self._run(served, decoded, call, context)
+                scores = run_prediction(served, decoded, call, context)
                 return encode_prediction(served.model, scores, request.top_k)
-
-    def _run(self, served: Served, decoded: Decoded, call: OpenCall, context: grpc.ServicerContext) -> Tensor:
-        prediction = Prediction(decoded.arguments, call.deadline, call.request_id)
-        served.batcher.submit(prediction)
-        if not context.add_callback(prediction.cancel):
-            prediction.cancel()
-        return prediction.result()
 
     def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""
@@ -116,62 +104,32 @@ class InferenceService:
     def _introspect(
         self, served: Served, request: introspect_pb2.IntrospectRequest, open_call: OpenCall, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        began = time.monotonic()
-        plan, decoded = self._plan(served.model, request)
-        plan_seconds = time.monotonic() - began
-        self._metrics.plan_seconds.labels(plan.model.name).observe(plan_seconds)
-        encoder = StreamEncoder(plan.model, open_call.request_id, self._metrics)
+        planned = self._plan(served.model, request)
+        encoder = StreamEncoder(planned.plan.model, open_call.request_id, self._metrics)
         if request.plan_only:
-            yield encoder.encode(Started(plan))
+            yield encoder.encode(Started(planned.plan))
             yield encoder.encode(NOTHING_RAN)
             return
-        call = Call(
-            plan,
-            decoded.arguments,
-            request_id=open_call.request_id,
-            buffer_bytes=self._buffer_bytes(),
-            deadline=open_call.deadline,
-            stall_s=self._limits.stall_seconds,
-            plan_seconds=plan_seconds,
-            draw=drawer(decoded.photographs),
-        )
-        if not context.add_callback(lambda: call.stop(Cancelled())):
-            raise Cancelled
-        assert served.lanes is not None
-        served.lanes.submit(call)
-        try:
-            with self._watch.watching(call, context.cancel) as stream:
-                for event in call.events():
-                    message = encoder.encode(event)
-                    with stream.sending():
-                        yield message
-        finally:
-            open_call.stopped = call.stopped
-            call.stop(Cancelled())
+        with self._introspections.run(served, planned, open_call, context) as (call, stream):
+            for event in call.events():
+                message = encoder.encode(event)
+                with stream.sending():
+                    yield message
 
-    def _buffer_bytes(self) -> int:
-        """Each lane's share of what all calls may hold for their readers, at most what one may."""
-        lanes = sum(listed.served.lanes.count for listed in self._models.all() if listed.served and listed.served.lanes)
-        return min(self._limits.buffer_bytes, self._limits.all_buffers_bytes // max(1, lanes))
-
-    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
+    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> Planned:
         model.check_introspectable()
         if request.without_prediction and request.top_k:
             raise BadInput("top_k", f"{request.top_k} with without_prediction", "0, or a prediction")
         check_top_k(model, request.top_k)
-        captures, cams = decode_captures(request.captures), decode_cams(request.cams)
-        decoded = decode_inputs(model, request.inputs, self._limits, keep_photographs=wants_overlays(request.cams))
-        plan = make_plan(
-            model.at(decoded.arguments),
-            batch=decoded.batch,
-            captures=captures,
-            cams=cams,
+        overlays = wants_overlays(request.cams)
+        return self._introspections.plan(
+            model,
+            lambda: decode_inputs(model, request.inputs, self._limits, keep_photographs=overlays),
+            captures=decode_captures(request.captures),
+            cams=decode_cams(request.cams),
             top_k=None if request.without_prediction else request.top_k,
-            placements=decoded.placements,
-            seed=request.seed if request.HasField("seed") else secrets.randbits(63),
-            max_passes=self._limits.passes,
+            seed=request.seed if request.HasField("seed") else new_seed(),
         )
-        return plan, decoded
 
     def _check_named(self, request: Any) -> None:
         if not request.model:
@@ -182,3 +140,16 @@ def check_top_k(model: Model, top_k: int) -> None:
     """Raises BadInput where a top k is asked of scores that tell no classes apart."""
     if top_k and not model.class_count:
         raise BadInput("top_k", str(top_k), "0: the network's output is not [N, classes]")
+
+
+def run_prediction(served: Served, decoded: Decoded, call: OpenCall, caller: Caller) -> Tensor:
+    """The scores, the batch first.
+
+    Raises:
+        Refusal: as `Batcher.submit` and `Prediction.result`.
+    """
+    prediction = Prediction(decoded.arguments, call.deadline, call.request_id)
+    served.batcher.submit(prediction)
+    if not caller.add_callback(prediction.cancel):
+        prediction.cancel()
+    return prediction.result()

@@ -75,3 +75,12 @@ class Models(Protocol):
         Raises:
             UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
         """
+
+    def unload(self, name: str, deadline: float) -> None:
+        """Parks all versions of a model: out of memory until one is asked for.
+
+        Args:
+            deadline: on the monotonic clock, in seconds.
+        Raises:
+            UnknownModel, DeadlinePassed.
+        """

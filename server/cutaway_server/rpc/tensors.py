@@ -1,6 +1,9 @@
 """Element types, tensors and times, between the wire and Python."""
 
 import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from google.protobuf import duration_pb2
@@ -32,6 +35,15 @@ def dtype_name(dtype: torch.dtype) -> str:
     return tensor_pb2.DataType.Name(wire).removeprefix("DATA_TYPE_") if wire else str(dtype).removeprefix("torch.")
 
 
+class Naming(NamedTuple):
+    """How a refusal speaks of a tensor that came: what its parts are called, and what element types are."""
+
+    dtype: str
+    shape: str
+    data: str
+    word: Callable[[torch.dtype], str] = dtype_name
+
+
 def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
     """The tensor in a message, in memory of its own.
 
@@ -42,19 +54,43 @@ def decode_tensor(message: tensor_pb2.Tensor, field: str) -> Tensor:
     if dtype is None:
         names = ", ".join(map(dtype_name, WIRE_DTYPES))
         raise BadInput(f"{field}.dtype", "none" if not message.dtype else f"value {message.dtype}", f"one of {names}")
-    shape = tuple(message.shape)
-    if len(shape) > _MAX_AXES:
-        raise BadInput(f"{field}.shape", f"{len(shape):,} axes", f"at most {_MAX_AXES}")
-    if any(size < 0 for size in shape):
-        raise BadInput(f"{field}.shape", str(list(shape)), "no negative size")
-    if math.prod(max(1, size) for size in shape) * dtype.itemsize >= 1 << 63:
-        raise BadInput(f"{field}.shape", str(list(shape)), "sizes that 64 bits can count the bytes of")
-    expected = math.prod(shape) * dtype.itemsize
-    if len(message.data) != expected:
-        raise BadInput(f"{field}.data", f"{len(message.data):,} bytes", f"{expected:,} bytes for {dtype_name(dtype)} {list(shape)}")
+    return tensor_of(message.data, dtype, tuple(message.shape), naming(field))
+
+
+def naming(field: str) -> Naming:
+    """Of a tensor of cutaway.v1."""
+    return Naming(f"{field}.dtype", f"{field}.shape", f"{field}.data")
+
+
+def tensor_of(data: bytes, dtype: torch.dtype, shape: tuple[int, ...], naming: Naming) -> Tensor:
+    """A tensor over bytes that nobody else holds, as those of a protobuf field are: each look at it makes them anew.
+
+    Raises:
+        BadInput: a shape that no tensor has, or another number of bytes than dtype and shape ask for.
+    """
+    expected = math.prod(check_shape(shape, dtype, naming)) * dtype.itemsize
+    if len(data) != expected:
+        raise BadInput(naming.data, f"{len(data):,} bytes", f"{expected:,} bytes for {naming.word(dtype)} {list(shape)}")
     if not expected:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(message.data), dtype=torch.uint8).view(dtype).reshape(shape)
+    own = data if expected > 1 else bytearray(data)  # of single bytes Python keeps one object each, for everybody
+    return torch.frombuffer(own, dtype=dtype).reshape(shape)
+
+
+with warnings.catch_warnings():  # that bytes are not writable: said once in a process, and nothing writes
+    warnings.simplefilter("ignore")
+    torch.frombuffer(b"\0", dtype=torch.uint8)
+
+
+def check_shape(shape: Sequence[int], dtype: torch.dtype, naming: Naming) -> Sequence[int]:
+    """The shape. Raises BadInput for one that no tensor has."""
+    if len(shape) > _MAX_AXES:
+        raise BadInput(naming.shape, f"{len(shape):,} axes", f"at most {_MAX_AXES}")
+    if any(size < 0 for size in shape):
+        raise BadInput(naming.shape, str(list(shape)), "no negative size")
+    if math.prod(max(1, size) for size in shape) * dtype.itemsize >= 1 << 63:
+        raise BadInput(naming.shape, str(list(shape)), "sizes that 64 bits can count the bytes of")
+    return shape
 
 
 def encode_tensor(tensor: Tensor) -> tensor_pb2.Tensor:
