@@ -26,6 +26,9 @@ from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
 from cutaway_server.rpc.introspections import Introspections
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.open_inference.infer import Inferences
+from cutaway_server.rpc.open_inference.service import OpenInferenceService
+from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
 from cutaway_server.rpc.stall_watch import StallWatch
@@ -95,12 +98,24 @@ class Server:
         service = InferenceService(
             host, limits=limits, calls=calls, introspections=introspections, introspect_pool=pool, metrics=metrics
         )
+        streams = call_threads(MAX_STREAMS + 16, "stream")
+        self._ending.callback(streams.shutdown)
+        open_inference = OpenInferenceService(
+            host,
+            inferences=Inferences(host, limits=limits, calls=calls, introspections=introspections, watch=watch),
+            limits=limits,
+            calls=calls,
+            metrics=metrics,
+            stream_pool=streams,
+            reload=self._reload_all if settings.admin else None,
+        )
         self._rpc = rpc = RpcServer(
             service,
+            open_inference,
             AdminService(host, calls, self._reload_all) if settings.admin else None,
             settings.listen,
             limits=limits,
-            waiting_predictions=settings.max_waiting * expected,
+            waiting=expected * (settings.max_waiting + settings.lanes + settings.max_waiting_introspections),
             with_reflection=settings.reflection,
         )
         self.metrics_address = self._serve_metrics(metrics)

@@ -103,6 +103,10 @@ class OpenCall:
         """Until the deadline; 0 when it has passed."""
         return max(0.0, self.deadline - time.monotonic())
 
+    def stop(self, why: Refusal) -> None:
+        """Its stream is given up; the first reason counts."""
+        self.stopped = self.stopped or why
+
     def reason_to_end(self, refusal: Refusal) -> Refusal:
         """GRPC tells of a passed deadline by cancelling: say which it was."""
         if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:

@@ -19,7 +19,7 @@ from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
 from cutaway_server.rpc.encode import encode_listed, encode_model, encode_prediction
 from cutaway_server.rpc.introspections import Caller, Introspections, Planned, new_seed
 from cutaway_server.rpc.limits import Limits
-from cutaway_server.rpc.served import Models, Served, State
+from cutaway_server.rpc.served import Models, Served, State, check_named
 from cutaway_server.rpc.stream import StreamEncoder
 
 SERVICE = "cutaway.v1.InferenceService"
@@ -132,8 +132,7 @@ class InferenceService:
         )
 
     def _check_named(self, request: Any) -> None:
-        if not request.model:
-            raise BadInput("model", "an empty name", f"one of {', '.join(sorted({one.name for one in self._models.all()}))}")
+        check_named(self._models, request.model, "model")
 
 
 def check_top_k(model: Model, top_k: int) -> None:

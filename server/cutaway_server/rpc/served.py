@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from cutaway_server.errors import BadInput
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.models.model import Model
 from cutaway_server.prediction.batcher import Batcher
@@ -84,3 +85,9 @@ class Models(Protocol):
         Raises:
             UnknownModel, DeadlinePassed.
         """
+
+
+def check_named(models: Models, name: str, field: str) -> None:
+    """Raises BadInput for an empty name; says which there are."""
+    if not name:
+        raise BadInput(field, "an empty name", f"one of {', '.join(sorted({one.name for one in models.all()}))}")

@@ -13,6 +13,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClassesForFiles
 
 (_FILE,) = FileDescriptorSet.FromString(files(__package__).joinpath("open_inference.binpb").read_bytes()).file
-POOL = DescriptorPool()
-POOL.AddSerializedFile(_FILE.SerializeToString())
-globals().update({name.removeprefix("inference."): kind for name, kind in GetMessageClassesForFiles([_FILE.name], POOL).items()})
+_POOL = DescriptorPool()
+_POOL.AddSerializedFile(_FILE.SerializeToString())
+DESCRIPTOR = _POOL.FindFileByName(_FILE.name)
+globals().update({name.removeprefix("inference."): kind for name, kind in GetMessageClassesForFiles([_FILE.name], _POOL).items()})
