@@ -10,6 +10,7 @@ import grpc
 import structlog
 
 from cutaway_server.errors import Refusal
+from cutaway_server.introspection.call import Call
 from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.decode import Decoded
 from cutaway_server.rpc.errors import abort, code_of
@@ -19,7 +20,7 @@ from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.decode import decode_inputs, is_typed, timeout_of
 from cutaway_server.rpc.open_inference.encode import Output, encode_answer, scores_output
-from cutaway_server.rpc.open_inference.inside import check_bytes, check_size, gather, in_our_words, plan_inside
+from cutaway_server.rpc.open_inference.inside import Gathered, check_bytes, check_size, gather, in_our_words, plan_inside
 from cutaway_server.rpc.open_inference.outputs import Wanted, decode_outputs
 from cutaway_server.rpc.open_inference.streams import OpenStream, Streams, tell
 from cutaway_server.rpc.served import Models, Served, check_named
@@ -100,13 +101,16 @@ class Inferences:
         outputs: list[tuple[int, Output]] = []
         size = 0
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, caller) as (running, _):
-            for place, output in gather(running.events(), asked.wanted, self._limits.message_bytes):
+            for place, output in self._gather(asked, running):
                 if isinstance(output, Refusal):
                     raise output
                 size += len(output.data)
                 check_bytes(size, self._limits.message_bytes, streamed=False)
                 outputs.append((place, output))
         return [output for _, output in sorted(outputs, key=lambda one: one[0])]
+
+    def _gather(self, asked: _Asked, running: Call) -> Iterator[Gathered]:
+        return gather(running.events(), asked.served.model, asked.wanted, self._limits.message_bytes)
 
     def _answers(
         self, request: Any, context: grpc.ServicerContext, stream: OpenStream
@@ -131,7 +135,7 @@ class Inferences:
         planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted)
         check_size(planned.plan, self._limits.message_bytes, streamed=True)
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, stream) as (running, _):
-            for _, output in gather(running.events(), asked.wanted, self._limits.message_bytes):
+            for _, output in self._gather(asked, running):
                 if isinstance(output, Refusal):
                     yield _error(asked.request.id, output)
                 else:

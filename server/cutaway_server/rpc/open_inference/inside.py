@@ -5,16 +5,19 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import torch
 
 from cutaway_server.errors import AnswerTooLarge, Refusal
 from cutaway_server.introspection import events
 from cutaway_server.introspection.plan import Plan
+from cutaway_server.introspection.plan_cams import PlannedCam
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import Decoded
 from cutaway_server.rpc.introspections import Introspections, Planned, new_seed
 from cutaway_server.rpc.open_inference.datatypes import datatype
-from cutaway_server.rpc.open_inference.encode import Output
+from cutaway_server.rpc.open_inference.encode import Output, scores_output
 from cutaway_server.rpc.open_inference.outputs import LAYER, SCORES, Wanted
 
 _STREAM = "ask for fewer layers, or by ModelStreamInfer, which answers each output by itself"
@@ -60,10 +63,11 @@ def check_bytes(size: int, limit: int, *, streamed: bool) -> None:
         raise AnswerTooLarge(size, limit, _CHUNKS if streamed else _STREAM)
 
 
-def gather(stream: Iterable[events.Event], wanted: Wanted, limit: int) -> Iterator[Gathered]:
+def gather(stream: Iterable[events.Event], model: Model, wanted: Wanted, limit: int) -> Iterator[Gathered]:
     """Each tensor when it is whole.
 
     Args:
+        stream: of the introspection's events.
         limit: bytes that one may have.
     Raises:
         Refusal: what stopped the introspection; AnswerTooLarge.
@@ -81,27 +85,34 @@ def gather(stream: Iterable[events.Event], wanted: Wanted, limit: int) -> Iterat
         pieces.append(event.data)
         gathered += len(event.data)
         if gathered == header.total_bytes:
-            place, name, parameters = _subject(header.subject, wanted)
-            assert header.dtype is not None
-            yield Gathered(place, Output(name, datatype(header.dtype), header.shape, b"".join(pieces), parameters))
+            yield _whole(header, b"".join(pieces), model, wanted)
             pieces = []
 
 
-def _subject(subject: Any, wanted: Wanted) -> tuple[int, str, dict[str, str]]:
+def _whole(header: events.Header, data: bytes, model: Model, wanted: Wanted) -> Gathered:
+    subject, dtype = header.subject, header.dtype
+    assert dtype is not None
     if isinstance(subject, events.ScoresSubject):
-        return wanted.names.index(SCORES), SCORES, {}
-    place = _place(subject, wanted)
-    if isinstance(subject, events.CaptureSubject):
-        return place, LAYER + "/".join(filter(None, (subject.layer, subject.path))), {}
+        scores = torch.frombuffer(data, dtype=dtype).reshape(header.shape)
+        return Gathered(wanted.names.index(SCORES), scores_output(model, scores, wanted.best or 0))
+    name, parameters = _capture(subject) if isinstance(subject, events.CaptureSubject) else _cam(subject, wanted)
+    return Gathered(_place(subject, wanted), Output(name, datatype(dtype), header.shape, data, parameters))
+
+
+def _capture(subject: events.CaptureSubject) -> tuple[str, dict[str, str]]:
+    return LAYER + "/".join(filter(None, (subject.layer, subject.path))), {}
+
+
+def _cam(subject: events.CamSubject, wanted: Wanted) -> tuple[str, dict[str, str]]:
     facts = {
         "layer": ",".join(layer.name for layer in subject.cam.layers),
         "classes": ",".join(map(str, subject.classes)),
         "note": "; ".join(f"sample {note.sample}: {note.why.value}" for note in subject.notes),
     }
-    return place, wanted.names[place], {key: fact for key, fact in facts.items() if fact}
+    return wanted.names[_place(subject, wanted)], {key: fact for key, fact in facts.items() if fact}
 
 
-def _place(subject: Any, wanted: Wanted) -> int:
+def _place(subject: events.CaptureSubject | events.CamSubject | PlannedCam, wanted: Wanted) -> int:
     if isinstance(subject, events.CaptureSubject):
         return subject.index
     cam = subject.cam if isinstance(subject, events.CamSubject) else subject
