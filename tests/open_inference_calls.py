@@ -16,7 +16,7 @@ Wanted = messages.ModelInferRequest.InferRequestedOutputTensor
 
 def call(address: str, method: str, request: Any, timeout: float = 30, **more: Any) -> Any:
     """One unary call."""
-    answer = getattr(messages, {"ModelInfer": "ModelInferResponse"}.get(method, f"{method}Response"))
+    answer = getattr(messages, f"{method}Response")
     with grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)]) as channel:
         rpc = channel.unary_unary(f"/{SERVICE}/{method}", lambda message: message.SerializeToString(), answer.FromString)
         return rpc(request, timeout=timeout, **more)
@@ -39,11 +39,11 @@ def tensor(array: np.ndarray, name: str = "x", datatype: str = "FP32") -> Any:
     return Tensor(name=name, datatype=datatype, shape=array.shape)
 
 
-def infer(array: np.ndarray, *outputs: Any, model: str = "mnist", **more: Any) -> Any:
+def infer(array: np.ndarray, *outputs: Any, model: str = "mnist", name: str = "x", **more: Any) -> Any:
     """A request with raw elements; outputs by name, or as messages."""
     return messages.ModelInferRequest(
         model_name=model,
-        inputs=[tensor(array)],
+        inputs=[tensor(array, name)],
         outputs=[Wanted(name=output) if isinstance(output, str) else output for output in outputs],
         raw_input_contents=[array.tobytes()],
         **more,

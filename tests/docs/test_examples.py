@@ -1,6 +1,5 @@
 """The examples in the docs run, and give what the docs say."""
 
-import re
 import shlex
 from pathlib import Path
 
@@ -10,16 +9,10 @@ from PIL import Image, ImageDraw
 
 from cutaway.cli import main
 from cutaway_server.introspection.cam import METHODS
+from doc_examples import BLOCK, checked
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SAYS = re.compile(r"^(\S.*?)  # -> (.+)$", re.MULTILINE)
-
-
-def checked(source: str) -> str:
-    """Python in which each `expression  # -> value` became an assertion. Lines stay where they were."""
-    return SAYS.sub(lambda line: f"said = {line[1]}; assert repr(said) == {line[2]!r}, repr(said)", source)
 
 
 def run_command(line: str, address: str) -> None:

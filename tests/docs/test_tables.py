@@ -24,6 +24,7 @@ from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.rpc.errors import TABLE
+from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
 from server_process import ServerProcess
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -70,7 +71,7 @@ def test_limits():
     named = [re.fullmatch(r"`(\w+)`", row[1]) for row in rows_under("server.md", "what")]
     assert {match[1] for match in named if match} <= Settings.model_fields.keys()
     fixed = [row[1] for row, match in zip(rows_under("server.md", "what"), named, strict=True) if not match]
-    assert fixed == [str(MAX_CAPTURES), str(MAX_CAMS)]
+    assert fixed == [str(MAX_CAPTURES), str(MAX_CAMS), str(MAX_STREAMS)]
 
 
 def test_memory_bound(models: dict[str, Model]):

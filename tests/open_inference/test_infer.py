@@ -176,3 +176,10 @@ def test_parameters_that_change_nothing(microseconds: int, live_server: ServerPr
 def test_a_request_of_no_elements_names_what_is_missing(live_server: ServerProcess, x: np.ndarray):
     with pytest.raises(grpc.RpcError, match=r"inputs\[0\].contents.fp32_contents: got 0 elements; expected 784 for FP32"):
         call(live_server.address, "ModelInfer", messages.ModelInferRequest(model_name="mnist", inputs=[tensor(x[:1])]))
+
+
+def test_an_empty_contents_beside_raw_elements(live_server: ServerProcess, x: np.ndarray):
+    """MLServer's converters leave one."""
+    request = infer(x[:1])
+    request.inputs[0].contents.SetInParent()
+    assert call(live_server.address, "ModelInfer", request).raw_output_contents

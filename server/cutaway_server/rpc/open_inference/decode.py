@@ -32,7 +32,7 @@ def decode_inputs(model: Model, request: messages.ModelInferRequest, limits: Lim
     def decode(position: int, spec: InputSpec) -> Ready:
         message = inputs[position]
         check_in_message(message.parameters, f"inputs[{position}]")
-        if raw and message.HasField("contents"):
+        if raw and message.HasField("contents") and message.contents.ByteSize():  # some clients set an empty one
             raise BadInput(f"inputs[{position}].contents", "elements beside raw_input_contents", "one of the two")
         data = raw[position] if raw else None
         where = f"inputs[{position}].contents" if data is None else f"raw_input_contents[{position}]"
