@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cutaway_server.models.model import Model
 from cutaway_server.models.scores import ScoredClass, top_classes
-from cutaway_server.models.tensor_bytes import raw_bytes
+from cutaway_server.models.tensor_bytes import to_bytes
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.datatypes import BYTES, CONTENTS, datatype, join_elements, split_elements
 from cutaway_server.rpc.open_inference.outputs import SCORES
@@ -32,7 +32,7 @@ class Output(NamedTuple):
 def scores_output(model: Model, scores: Tensor, best: int) -> Output:
     """The scores, or the names of so many of the best classes."""
     if not best:
-        return Output(SCORES, datatype(scores.dtype), scores.shape, bytes(raw_bytes(scores)))
+        return Output(SCORES, datatype(scores.dtype), scores.shape, to_bytes(scores))
     named = [_named(model, one) for sample in top_classes(scores, model.scores_kind, best) for one in sample]
     return Output(SCORES, BYTES, (len(scores), len(named) // len(scores)), join_elements(named))
 
@@ -48,25 +48,17 @@ def encode_answer(model: Model, request_id: str, outputs: Sequence[Output], *, t
     Args:
         typed: with the elements in `contents`, if every datatype has a field there.
     """
-    answer = messages.ModelInferResponse(
-        model_name=model.name,
-        model_version=model.version,
-        id=request_id,
-        outputs=[_describe(output) for output in outputs],
-    )
-    if typed and all(output.datatype in CONTENTS for output in outputs):
-        for message, output in zip(answer.outputs, outputs, strict=True):
+    typed = typed and all(output.datatype in CONTENTS for output in outputs)
+    answer = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request_id)
+    for output in outputs:
+        message = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        for key, value in output.parameters.items():
+            message.parameters[key].string_param = value
+        if typed:
             _fill(message.contents, output)
-    else:
-        answer.raw_output_contents.extend(output.data for output in outputs)
+        else:
+            answer.raw_output_contents.append(output.data)
     return answer
-
-
-def _describe(output: Output) -> messages.ModelInferResponse.InferOutputTensor:
-    message = messages.ModelInferResponse.InferOutputTensor(name=output.name, datatype=output.datatype, shape=output.shape)
-    for key, value in output.parameters.items():
-        message.parameters[key].string_param = value
-    return message
 
 
 def _fill(contents: messages.InferTensorContents, output: Output) -> None:
