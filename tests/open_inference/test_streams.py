@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -17,6 +19,8 @@ import cutaway
 import cutaway_server
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
+from cutaway_server.rpc.served import State
+from leftovers import assert_nothing_beyond, census, only_what_is_new
 from open_inference_calls import answers, call, infer, stream, value_of
 from server_process import ServerProcess, run_server, wait_until
 
@@ -114,7 +118,7 @@ def open_again(address: str, x: np.ndarray) -> bool:
 
 
 class Gate(nn.Module):
-    """Waits at 7s until it is opened."""
+    """Waits until it is opened, once it is armed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,24 +126,36 @@ class Gate(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.fc(x)
-        if (ARRIVED[0] == "armed") and not OPEN.is_set():
+        if ARMED.is_set() and not OPEN.is_set():
             HELD.set()
             OPEN.wait(60)
         return x.relu()
 
 
-ARRIVED, HELD, OPEN = ["not armed"], threading.Event(), threading.Event()
+ARMED, HELD, OPEN = threading.Event(), threading.Event(), threading.Event()
+
+
+@contextmanager
+def serve_gate(**settings: Any) -> Iterator[Any]:
+    for event in (ARMED, HELD, OPEN):
+        event.clear()
+    quiet = {"log_level": "error", "threads": 1, "drain": 20, **settings}
+    with cutaway_server.serve(Gate(), torch.rand(2, 2), name="gate", **quiet) as server:
+        ARMED.set()
+        yield server
+        OPEN.set()
 
 
 @pytest.fixture
 def gate() -> Iterator[Any]:
-    ARRIVED[0] = "not armed"
-    HELD.clear()
-    OPEN.clear()
-    with cutaway_server.serve(Gate(), torch.rand(2, 2), name="gate", log_level="error", threads=1, drain=20) as server:
-        ARRIVED[0] = "armed"
+    with serve_gate() as server:
         yield server
-        OPEN.set()
+
+
+@pytest.fixture
+def gate_with_admin() -> Iterator[Any]:
+    with serve_gate(admin=True) as server:
+        yield server
 
 
 TWO = np.ones((1, 2), np.float32)
@@ -165,6 +181,48 @@ def test_a_unary_call_that_is_cancelled_ends_too(output: str, gate: Any):
         pending.cancel()
         OPEN.set()
         assert call(gate.address, "ModelInfer", infer(TWO, output, model="gate")).outputs[0].name == output
+
+
+@pytest.mark.parametrize("outputs", [["scores"], ["layer:relu", "layer:fc"]])
+def test_a_stream_keeps_nothing_of_what_it_answered(outputs: list[str], gate: Any):
+    OPEN.set()
+    with grpc.insecure_channel(gate.address) as channel, only_what_is_new():
+        opened = Open(channel)
+
+        def ask(times: int) -> None:
+            for _ in range(times):
+                for answer in [opened.ask(infer(TWO, *outputs, model="gate")), *(next(opened.rpc) for _ in outputs[1:])]:
+                    assert answer.error_message == ""
+
+        ask(2)
+        before = census()
+        ask(20)
+        assert_nothing_beyond(before)
+        assert not any(lanes.live_hooks() for lanes in [one.served.lanes for one in gate.all()])
+        opened.end()
+
+
+def test_everyone_gets_their_own_answer(live: cutaway.Client, x: np.ndarray):
+    """Single calls, streams, layers and Predict at the same time, all batched as they come."""
+    with run_server("--threads", "1") as server, ThreadPoolExecutor(8) as callers, cutaway.Client(server.address) as client:
+
+        def by_infer(place: int) -> np.ndarray:
+            return value_of(call(server.address, "ModelInfer", infer(x[place : place + 1])), "scores")
+
+        def by_stream(place: int) -> np.ndarray:
+            return value_of(answers(server.address, infer(x[place : place + 1]))[0].infer_response, "scores")
+
+        def by_look(place: int) -> np.ndarray:
+            return value_of(call(server.address, "ModelInfer", infer(x[place : place + 1], "scores", "layer:conv1")), "scores")
+
+        def by_predict(place: int) -> np.ndarray:
+            return client.predict("mnist", x[place : place + 1]).scores
+
+        ways = [by_infer, by_stream, by_look, by_predict]
+        expected = live.predict("mnist", x).scores
+        told = list(callers.map(lambda place: ways[place % len(ways)](place % len(x)), range(240)))
+    for place, scores in enumerate(told):
+        np.testing.assert_allclose(scores[0], expected[place % len(x)], rtol=1e-4, atol=1e-4)
 
 
 def test_the_end_of_the_server_waits_for_no_idle_stream(x: np.ndarray):
@@ -214,3 +272,16 @@ def test_a_reader_that_stands_still_is_given_up(x: np.ndarray):
 
 def refused_any(server: ServerProcess) -> bool:
     return any(server.metric("cutaway_requests_total", method="ModelStreamInfer", code=code) for code in ("ABORTED", "CANCELLED"))
+
+
+def test_unloading_lets_the_call_that_runs_finish(gate_with_admin: Any):
+    with ThreadPoolExecutor(2) as callers:
+        running = callers.submit(call, gate_with_admin.address, "ModelInfer", infer(TWO, model="gate"))
+        assert HELD.wait(20)
+        request = messages.RepositoryModelUnloadRequest(model_name="gate")
+        unloading = callers.submit(call, gate_with_admin.address, "RepositoryModelUnload", request)
+        wait_until(lambda: gate_with_admin.all()[0].state is State.PARKED)
+        assert not running.done()
+        OPEN.set()
+        assert running.result(20).outputs[0].name == "scores"
+        unloading.result(20)
