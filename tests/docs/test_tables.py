@@ -24,6 +24,7 @@ from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.rpc.errors import TABLE
+from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
 from server_process import ServerProcess
 
@@ -157,6 +158,13 @@ def test_error_codes():
     told = {row[0].strip("`") for row in rows_under("contract.md", "code")}
     assert told == {code.name for code, _ in TABLE.values()}
     assert all(issubclass(refusal, Refusal) for refusal in TABLE)
+
+
+def test_open_inference_methods():
+    told = [name for row in rows_under("open-inference.md", "method") for name in re.findall(r"`(\w+)`", row[0])]
+    (service,) = messages.DESCRIPTOR.services_by_name.values()
+    assert sorted(told) == sorted(method.name for method in service.methods)
+    assert f"{MAX_STREAMS} may be open" in page("open-inference.md")
 
 
 def test_the_json_request_is_one():

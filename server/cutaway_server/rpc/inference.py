@@ -1,5 +1,6 @@
 """cutaway.v1.InferenceService: decode, call, encode."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -121,12 +122,15 @@ class InferenceService:
         if request.without_prediction and request.top_k:
             raise BadInput("top_k", f"{request.top_k} with without_prediction", "0, or a prediction")
         check_top_k(model, request.top_k)
-        overlays = wants_overlays(request.cams)
+        began = time.monotonic()
+        captures, cams = decode_captures(request.captures), decode_cams(request.cams)
+        decoded = decode_inputs(model, request.inputs, self._limits, keep_photographs=wants_overlays(request.cams))
         return self._introspections.plan(
             model,
-            lambda: decode_inputs(model, request.inputs, self._limits, keep_photographs=overlays),
-            captures=decode_captures(request.captures),
-            cams=decode_cams(request.cams),
+            decoded,
+            began=began,
+            captures=captures,
+            cams=cams,
             top_k=None if request.without_prediction else request.top_k,
             seed=request.seed if request.HasField("seed") else new_seed(),
         )

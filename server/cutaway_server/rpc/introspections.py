@@ -55,20 +55,21 @@ class Introspections:
     def plan(
         self,
         model: Model,
-        decode: Callable[[], Decoded],
+        decoded: Decoded,
         *,
+        began: float,
         captures: Sequence[CaptureRequest],
         cams: Sequence[CamRequest],
         top_k: int | None,
         seed: int,
     ) -> Planned:
-        """Decodes the inputs and resolves the names.
+        """Resolves the names.
 
+        Args:
+            began: when its inputs began to be decoded, on the monotonic clock.
         Raises:
-            Refusal: as `decode` and `make_plan`.
+            Refusal: as `make_plan`.
         """
-        began = time.monotonic()
-        decoded = decode()
         plan = make_plan(
             model.at(decoded.arguments),
             batch=decoded.batch,
@@ -108,7 +109,7 @@ class Introspections:
             with self._watch.watching(call, caller.cancel) as stream:
                 yield call, stream
         finally:
-            open_call.stopped = call.stopped
+            open_call.stopped = open_call.stopped or call.stopped
             call.stop(Cancelled())
 
     def _buffer_bytes(self) -> int:

@@ -78,11 +78,6 @@ def plain_array(model: Model, request: messages.ModelInferRequest) -> NDArray[np
         return array.reshape(shape) if math.isfinite(np.add.reduce(array)) else None
 
 
-def has_images(request: messages.ModelInferRequest) -> bool:
-    """Whether files have to be decoded, which takes its time."""
-    return any(message.datatype == BYTES for message in request.inputs)
-
-
 def is_typed(request: messages.ModelInferRequest) -> bool:
     """Whether the request has its elements in `contents`, and so wants those of the answer."""
     return not request.raw_input_contents and any(message.HasField("contents") for message in request.inputs)

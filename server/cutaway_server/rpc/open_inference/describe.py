@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from cutaway_server.models.model import Model, Shape
+from cutaway_server.models.model import Model
 from cutaway_server.rpc.encode import without_paths
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference import messages
@@ -64,11 +64,7 @@ def index(models: Sequence[Listed]) -> messages.RepositoryIndexResponse:
 
 def _largest_batch(model: Model, limits: Limits) -> int:
     """Samples of the usual size that one message may bring."""
-
-    def sample(shape: Shape, size: int) -> int:
-        return math.prod(shape) * size
-
-    each = sum(sample(spec.usual, spec.dtype.itemsize) for spec in model.inputs)
+    each = sum(math.prod(spec.usual) * spec.dtype.itemsize for spec in model.inputs)
     return max(1, min(limits.message_bytes, limits.input_bytes) // each)
 
 

@@ -33,12 +33,13 @@ _EMPTY_FINAL = "triton_enable_empty_final_response"
 
 @dataclass(frozen=True)
 class _Asked:
-    """One request, decoded, and who answers it."""
+    """One request, decoded, since when, and who answers it."""
 
     request: messages.ModelInferRequest
     served: Served
     decoded: Decoded
     wanted: Wanted
+    began: float
     call: OpenCall
 
     def answer(self, *outputs: Output) -> messages.ModelInferResponse:
@@ -87,8 +88,9 @@ class Inferences:
         check_named(self._models, request.model_name, "model_name")
         call.deadline = min(call.deadline, time.monotonic() + timeout_of(request))
         with self._models.use(request.model_name, request.model_version, call.deadline) as served:
+            began = time.monotonic()
             wanted = decode_outputs(served.model, request.outputs)
-            yield _Asked(request, served, decode_inputs(served.model, request, self._limits), wanted, call)
+            yield _Asked(request, served, decode_inputs(served.model, request, self._limits), wanted, began, call)
 
     def _scores(self, asked: _Asked, caller: Caller) -> messages.ModelInferResponse:
         scores = run_prediction(asked.served, asked.decoded, asked.call, caller)
@@ -96,7 +98,7 @@ class Inferences:
 
     def _inside(self, asked: _Asked, caller: Caller) -> list[Output]:
         """In the order in which they were asked for."""
-        planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted)
+        planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted, asked.began)
         check_size(planned.plan, self._limits.message_bytes, streamed=False)
         outputs: list[tuple[int, Output]] = []
         size = 0
@@ -132,7 +134,7 @@ class Inferences:
 
     def _inside_each(self, asked: _Asked, stream: OpenStream) -> Iterator[messages.ModelStreamInferResponse]:
         """An answer for each output, when it is there, and an empty last one where the request wants that."""
-        planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted)
+        planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted, asked.began)
         check_size(planned.plan, self._limits.message_bytes, streamed=True)
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, stream) as (running, _):
             for _, output in self._gather(asked, running):

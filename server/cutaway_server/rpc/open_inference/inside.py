@@ -33,16 +33,19 @@ class Gathered(NamedTuple):
     output: Output | Refusal
 
 
-def plan_inside(introspections: Introspections, model: Model, decoded: Decoded, wanted: Wanted) -> Planned:
+def plan_inside(introspections: Introspections, model: Model, decoded: Decoded, wanted: Wanted, began: float) -> Planned:
     """Plans what is wanted.
 
+    Args:
+        began: when its inputs began to be decoded, on the monotonic clock.
     Raises:
         Refusal: names the output.
     """
     with in_our_words(wanted):
         return introspections.plan(
             model,
-            lambda: decoded,
+            decoded,
+            began=began,
             captures=wanted.captures,
             cams=wanted.cams,
             top_k=None if wanted.best is None else 0,

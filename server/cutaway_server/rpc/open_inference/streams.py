@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Never
 
 import grpc
 
@@ -101,6 +101,6 @@ class Streams:
             stream.close()
 
 
-def tell(context: grpc.ServicerContext, refusal: Refusal) -> Any:
+def tell(context: grpc.ServicerContext, refusal: Refusal) -> Never:
     """For a request whose refusal is an answer and no end."""
     raise refusal
