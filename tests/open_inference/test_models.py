@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from google.protobuf import descriptor_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from torch import nn
 
@@ -33,12 +32,6 @@ def test_live_and_ready(live_server: ServerProcess):
     assert ask(live_server, "ModelReady", name="mnist-gap", version="1").ready
     assert not ask(live_server, "ModelReady", name="mnist", version="2").ready
     assert not ask(live_server, "ModelReady", name="resnet").ready
-
-
-def test_health_knows_the_service(live_server: ServerProcess):
-    with grpc.insecure_channel(live_server.address) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=SERVICE), timeout=10)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection_tells_the_methods(live_server: ServerProcess):
