@@ -13,7 +13,7 @@ GRPC_TOOLS := grpcio-tools==1.66.2
 # Clients of the Open Inference Protocol, each in an environment of its own: they cannot be imported into one process.
 CLIENTS := $(patsubst tests/open_inference/clients/%.txt,$(VENV)/%/installed,$(wildcard tests/open_inference/clients/*.txt))
 
-.PHONY: demo demo-photo test test-cuda check protos bench train clean
+.PHONY: demo demo-photo test test-cuda compatibility check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,9 @@ test: $(VENV)/dev $(CLIENTS) ## All tests
 
 test-cuda: $(VENV)/dev ## The tests that need a GPU
 	$(BIN)/python -m pytest tests/cuda -m cuda $(ARGS)
+
+compatibility: $(VENV)/dev ## Serve many networks, compare, write the table in docs/compatibility.md
+	cd tests && ../$(BIN)/python -m compatibility.table
 
 check: $(VENV)/dev ## Linters, types, layers, protos
 	$(BIN)/ruff check

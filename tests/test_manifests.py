@@ -1,6 +1,8 @@
 """The Dockerfile and the Kubernetes manifests say what the server's settings say."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,8 @@ def flags_of(words: list[str]) -> set[str]:
 
 
 def deployed() -> Settings:
-    """The settings of the pod, those that the image brings included. What the cluster fills in counts as 2."""
-    own = {name: str(entry.get("value", "2")) for name, entry in ENV.items()}
+    """The settings of the pod, those that the image brings included."""
+    own = {name: entry["value"] for name, entry in ENV.items()}
     return set_values({name: value for name, value in (docker_env() | own).items() if name.startswith("CUTAWAY_")})
 
 
@@ -121,8 +123,51 @@ def test_the_pod_lives_longer_than_its_drain():
 
 
 def test_threads_follow_the_cpu_limit():
-    assert ENV["CUTAWAY_THREADS"]["valueFrom"] == {"resourceFieldRef": {"resource": "limits.cpu"}}
+    """The server reads it from its cgroup: tests/models/test_cpus.py."""
+    assert "CUTAWAY_THREADS" not in ENV
     assert "cpu" in CONTAINER["resources"]["limits"]
+
+
+# A folder of models of one's own
+
+OWN = ROOT / "k8s/own-models"
+
+
+def test_a_folder_of_ones_own_models_is_mounted_where_the_server_looks():
+    component = yaml.safe_load((OWN / "kustomization.yaml").read_text())
+    assert component["kind"] == "Component"
+    (patch,) = [yaml.safe_load((OWN / found["path"]).read_text()) for found in component["patches"]]
+    assert patch["metadata"]["name"] == K8S["deployment.yaml"]["metadata"]["name"]
+    pod = patch["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["name"] == CONTAINER["name"]
+    settings = set_values({entry["name"]: entry["value"] for entry in container["env"]})
+    (mount,), (volume,) = container["volumeMounts"], pod["volumes"]
+    assert settings.models == (Path(mount["mountPath"]),)
+    assert settings.poll > 0
+    assert mount["name"] == volume["name"]
+    assert (mount["readOnly"], volume["persistentVolumeClaim"]["readOnly"]) == (True, True)
+    probe = {**CONTAINER["startupProbe"], **container["startupProbe"]}
+    assert probe["periodSeconds"] * probe["failureThreshold"] > 2 * settings.load_timeout
+
+
+def test_the_readme_puts_them_together(tmp_path: Path):
+    """With kustomize itself where kubectl is there, and else by what the files say."""
+    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "k8s/README.md").read_text(), re.DOTALL)
+    whole = yaml.safe_load(example)
+    folders = [(ROOT / "overlay" / place).resolve() for place in (*whole["resources"], *whole["components"])]
+    assert folders == [ROOT / "k8s", OWN]
+    if kubectl := shutil.which("kubectl"):
+        shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+        (tmp_path / "overlay").mkdir()
+        (tmp_path / "overlay/kustomization.yaml").write_text(example)
+        made = subprocess.run([kubectl, "kustomize", tmp_path / "overlay"], capture_output=True, text=True, check=True).stdout
+        (deployment,) = [found for found in yaml.safe_load_all(made) if found["kind"] == "Deployment"]
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert variables.keys() == ENV.keys() | {"CUTAWAY_MODELS", "CUTAWAY_POLL"}
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/models"}
+        assert container["resources"] == CONTAINER["resources"]
 
 
 def test_the_pod_may_do_nothing_it_need_not():

@@ -7,7 +7,7 @@
     ├── NotHookable             ├── NotIntrospectable     ├── ShuttingDown
     ├── NotReducible            ├── CamNotPossible        ├── NetworkFailed
     ├── NotReady                ├── OutOfMemory           ├── NothingToReload
-    └── AnswerTooLarge          └── ServerFailed
+    ├── NoRoom                  ├── AnswerTooLarge        └── ServerFailed
 
 Messages are for the caller: what was wrong, which limit, what would work. They hold no path, no traceback, no internal name.
 """
@@ -48,6 +48,19 @@ class NotReady(Refusal):
     def __str__(self) -> str:
         which = f"model {self.model!r}" + (f" version {self.version}" if self.version else "")
         return f"{which} could not be loaded: {self.reason}"
+
+
+@dataclass(eq=False)
+class NoRoom(Refusal):
+    """A model that is not in memory, where others that are in use fill the memory."""
+
+    model: str
+    limit: int
+    retry_after_s: float
+
+    def __str__(self) -> str:
+        budget = f"{self.limit / (1 << 20):,.1f} MiB"
+        return f"model {self.model!r} is not in memory, and the models in use fill the budget of {budget}; try again later"
 
 
 @dataclass(eq=False)

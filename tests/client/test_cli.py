@@ -31,6 +31,19 @@ def test_models(run):
     assert (model["name"], model["inputs"][0]["shape"]) == ("mnist", [-1, 1, 28, 28])
 
 
+def test_models_of_many_sizes_and_states(run, server):
+    listed = fake.models()
+    (ready,) = listed.models
+    spec = ready.inputs[0]
+    spec.shape[:], spec.min_shape[:], spec.max_shape[:] = [-1, 3, -1, 64], [1, 3, 16, 64], [-1, 3, 512, 64]
+    listed.models.add(name="broken", version="2", state="MODEL_STATE_FAILED", state_reason="it has no weights")
+    server.answers["ListModels"] = listed
+    shown = " ".join(run("models").stdout.split())
+    assert "float32 N x 3 x 16…512 x 64" in shown
+    assert "failed: it has no weights" in shown
+    assert "unspecified" not in shown
+
+
 def test_layers(run):
     result = run("layers", "mnist")
     assert result.exit_code == 0, result.output

@@ -84,6 +84,17 @@ def test_overlay_glows_where_the_network_looked():
     assert (drawn[150:, 100:200] == 3 * 90).all()  # seen and cold: as it was
 
 
+def test_all_colour_on_an_overlay_is_heat():
+    orange = Image.new("RGB", (400, 200), (255, 140, 20))
+    values = np.zeros((5, 5))
+    values[1, 3] = 1
+    drawn = pixels(pictures.overlay(orange, values, Affine(40, 40, 100, 0)))
+    coloured = np.ptp(drawn, axis=2) > 10
+    assert coloured[60, 240]
+    assert not coloured[:, :100].any()  # never seen
+    assert not coloured[150:, 100:200].any()  # cold
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64"])
 def test_overlay_by_its_formula(dtype):
     draw = np.random.default_rng(3)
@@ -94,7 +105,7 @@ def test_overlay_by_its_formula(dtype):
     heat = pictures.spread(values.astype(np.float64), place, 400, 300)
     warmth = np.where(heat.inside, heat.values.astype(np.float64).clip(0, values.max()) / values.max(), 0)
     cover = 0.8 * warmth[..., None] ** 0.7
-    mixed = pixels(photograph) * (1 - cover) + pictures.colours((warmth + 0.5) / 1.5, 1) * cover
+    mixed = pixels(photograph.convert("L").convert("RGB")) * (1 - cover) + pictures.colours((warmth + 0.15) / 1.15, 1) * cover
     mixed[~heat.inside] *= 0.35
 
     apart = abs(pixels(pictures.overlay(photograph, values, place)) - mixed)

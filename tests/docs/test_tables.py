@@ -5,11 +5,14 @@ import re
 import urllib.request
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from google.protobuf import json_format
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import cutaway
@@ -22,10 +25,14 @@ from cutaway_server.introspection.plan import MAX_CAPTURES
 from cutaway_server.introspection.plan_cams import MAX_CAMS
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
+from cutaway_server.models.presets import PRESETS
+from cutaway_server.models.repository.manifest import Manifest, Versions
+from cutaway_server.models.scores import ScoresKind
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.rpc.errors import TABLE
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
+from cutaway_server.rpc.served import State
 from server_process import ServerProcess
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -138,6 +145,69 @@ def test_notes():
 
 def test_measures():
     assert [row[0].strip("`") for row in rows_under("cams.md", "measure")] == [field.name for field in fields(cutaway.Measures)]
+
+
+def keys_of(schema: dict[str, Any], section: dict[str, Any], where: str = "") -> list[list[str]]:
+    """A row for each key of a section of a JSON schema, each followed by those of the section that it holds."""
+
+    def resolved(part: dict[str, Any]) -> dict[str, Any]:
+        return schema["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+
+    rows = []
+    for name, said in section["properties"].items():
+        parts = [resolved(part) for part in said.get("anyOf", [said])]
+        several = [resolved(part["items"]) for part in parts if part.get("type") == "array"]
+        inside = next((part for part in [*parts, *several] if "properties" in part), None)
+        if inside:
+            kind = "a list of sections" if inside in several else "a section"
+        else:
+            kind = ", or ".join(filter(None, map(type_of, parts)))
+        default = "" if inside or said.get("default") in (None, {}) else f"`{json.dumps(said['default'])}`"
+        default = "required" if name in section.get("required", ()) else default
+        rows.append([f"`{where}{name}`", kind, default, said.get("description") or (inside or {}).get("description", "")])
+        if inside:
+            rows += keys_of(schema, inside, f"{where}{name}{'[]' if inside in several else ''}.")
+    return rows
+
+
+def type_of(part: dict[str, Any]) -> str:
+    if "enum" in part:
+        return ", ".join(f"`{value}`" for value in part["enum"])
+    if part.get("type") == "array":
+        return f"a list of {part['items'].get('type', 'size')}s"
+    return {None: "", "null": "", "object": "a mapping"}.get(part.get("type"), str(part.get("type")))
+
+
+@pytest.mark.parametrize(("kind", "file"), [(Manifest, "model.yaml"), (Versions, "versions.yaml")])
+def test_keys_of_a_models_folder(kind: type[BaseModel], file: str):
+    schema = kind.model_json_schema()
+    expected = keys_of(schema, schema)
+    assert rows_under("models.md", f"key of {file}") == expected, f"\n{as_table(expected)}"
+
+
+def test_presets():
+    def numbers(values: tuple[float, ...]) -> str:
+        return ", ".join(f"{value:g}" for value in values)
+
+    expected = [
+        [
+            f"`{name}`",
+            spec.color,
+            f"{spec.height} x {spec.width}",
+            str(spec.resize_shorter),
+            spec.resample,
+            numbers(spec.mean),
+            numbers(spec.std),
+            numbers(spec.range),
+        ]
+        for name, spec in PRESETS.items()
+    ]
+    assert rows_under("models.md", "preset") == expected, f"\n{as_table(expected)}"
+
+
+def test_states_and_kinds_of_scores():
+    assert [row[0].strip("`") for row in rows_under("models.md", "state")] == [state.value for state in State]
+    assert [row[0].strip("`") for row in rows_under("models.md", "scores")] == [kind.value for kind in ScoresKind]
 
 
 def test_layer_names(models: dict[str, Model]):

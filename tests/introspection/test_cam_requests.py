@@ -12,7 +12,10 @@ import cutaway
 import cutaway_server
 from cutaway import Cam, pictures
 from cutaway_server.introspection.cam import METHODS
-from cutaway_server.models.model import Model
+from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.prepare import prepare
+from cutaway_server.process.life import Server
+from cutaway_server.process.settings import load_settings
 from server_process import ServerProcess, wait_until
 
 LAYER = "features.relu3"  # of mnist-gap, 14 x 14
@@ -110,12 +113,43 @@ class EndsInPools(nn.Module):
         return self.head(torch.relu(self.conv(x)))
 
 
-@pytest.mark.parametrize("head", [[nn.AdaptiveAvgPool2d(1)], [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3)], []])
+class ChannelsLast(nn.Module):
+    """As ConvNeXt's last norm: what it computes on is [N, H, W, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        [nn.AdaptiveAvgPool2d(1)],
+        [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(3)],
+        [],
+        [nn.AdaptiveAvgPool2d(1), ChannelsLast()],
+    ],
+)
 def test_the_default_layer_is_the_last_one_before_what_ends_the_network_s_space(head: list[nn.Module]) -> None:
     example = torch.rand(2, 3, 14, 14)
     net = EndsInPools(*head)
     with cutaway_server.serve(net, example, name="net", log_level="error") as server, cutaway.Client(server.address) as client:
         assert client.plan("net", example, cams=[Cam("grad-cam")]).cams[0].layers == ("relu",)
+
+
+class EndsInAnAuxiliaryHead(EndsInPools):
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = torch.relu(self.conv(x))
+        return {"scores": self.head(features), "auxiliary": torch.sigmoid(features).amax((2, 3))}
+
+
+def test_the_default_layer_leads_to_the_scores() -> None:
+    inputs = (InputSpec("x", torch.float32, (-1, 3, 14, 14)),)
+    model = prepare(EndsInAnAuxiliaryHead(), name="net", inputs=inputs, head="scores")
+    settings = load_settings({"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "log_level": "error"})
+    with Server([model], settings) as server, cutaway.Client(server.address) as client:
+        for method in ("grad-cam", "eigen-cam"):
+            seen = client.introspect("net", np.ones((1, 3, 14, 14), np.float32), cams=[Cam(method)])
+            assert seen.cams[0].layers == ("relu",)
 
 
 # --- settings and forms ---

@@ -4,12 +4,8 @@ Each of its architectures is compared twice: with its tracer told to take the sa
 values must be equal, and with `get_graph_node_names` as everybody calls it. The differences are run from docs/layers.md.
 """
 
-import inspect
-import itertools
-import math
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ import cutaway
 import cutaway_server
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.walk import Site, Walk
+from models.node_names import Trace, copied, folded, node_names
 from torchvision_shim import feature_extraction, models, ops
 
 PAGE = (Path(__file__).parents[2] / "docs" / "layers.md").read_text()
@@ -72,48 +69,9 @@ def served(network: nn.Module, x: Tensor, *layers: str) -> cutaway.Introspection
 # What torchvision says
 
 
-def node_names(network: nn.Module) -> list[str]:
-    return feature_extraction.get_graph_node_names(network, suppress_diff_warning=True)[1]
-
-
 def extracted(network: nn.Module, x: Tensor, *names: str) -> dict[str, Tensor]:
     with torch.no_grad():
         return feature_extraction.create_feature_extractor(network, list(names))(x)
-
-
-class Trace(fx.Interpreter):
-    """The nodes that torchvision's tracer finds, run one by one, with a copy of what each gives: later nodes cannot write over it.
-
-    The tracer goes through torchvision's own modules, as Cutaway does, but for the one in which nothing runs in eval mode.
-    """
-
-    def __init__(self, network: nn.Module, x: Tensor) -> None:
-        tracer = feature_extraction.NodePathTracer(leaf_modules=[ops.StochasticDepth], autowrap_modules=(math,))
-        super().__init__(fx.GraphModule(network, tracer.trace(network)))
-        self.names: dict[fx.Node, str] = dict(tracer.node_to_qualname)
-        self.values: dict[fx.Node, Any] = {}
-        with torch.no_grad():
-            self.run(x)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.values[n] = copied(value)
-        return value
-
-    def is_part(self, node: fx.Node) -> bool:
-        """Whether it takes a tensor out of a tuple, such as a chunk: Cutaway has it by its path in the tuple's layer."""
-        is_index = node.target is operator.getitem and isinstance(node.args[0], fx.Node)
-        return is_index and isinstance(self.values[node.args[0]], tuple) and isinstance(self.values[node], Tensor)
-
-    def is_layer(self, node: fx.Node) -> bool:
-        """Whether it runs and gives tensors: neither input nor parameter, neither a size nor what is computed from sizes."""
-        runs = node.op in ("call_module", "call_function", "call_method") and not self.is_part(node)
-        given = self.values[node] if isinstance(self.values[node], Sequence) else [self.values[node]]
-        return runs and any(isinstance(value, Tensor) for value in given)
-
-
-def copied(value: Any) -> Any:
-    return fx.node.map_aggregate(value, lambda part: part.clone() if isinstance(part, Tensor) else part)
 
 
 def assert_same_bits(one: Any, other: Any) -> None:
@@ -137,14 +95,6 @@ ARCHITECTURES = {
     "shufflenet_v2_x0_5": 32,
     "squeezenet1_0": 32,
 }
-OPS = tuple(found for _, found in inspect.getmembers(ops, inspect.isclass) if issubclass(found, nn.Module))
-
-
-def folded(network: nn.Module, names: list[str]) -> list[str]:
-    """The names with each module of `torchvision.ops` in place of all that runs inside it."""
-    outer = [path for path, module in network.named_modules() if isinstance(module, OPS)]
-    found = (next((path for path in outer if f"{name}.".startswith(f"{path}.")), name) for name in names)
-    return [name for name, _ in itertools.groupby(found)]
 
 
 @pytest.mark.parametrize(("architecture", "size"), ARCHITECTURES.items())
@@ -155,8 +105,9 @@ def test_an_architecture_of_torchvision(architecture: str, size: int) -> None:
     x = torch.randn(2, 3, size, size)
     table = table_of(network, 3, size, size)
     ours = outputs(network, table, x)
-    trace = Trace(network, x)
-    theirs = {trace.names[node]: value for node, value in trace.values.items() if node.op != "output" and trace.is_layer(node)}
+    empty = [path for path, module in network.named_modules() if isinstance(module, ops.StochasticDepth)]  # in eval mode
+    trace = Trace(network, x, empty=empty)
+    theirs = trace.layers
     parts = [node for node in trace.values if trace.is_part(node)]
 
     assert leaves(table) == list(theirs)
@@ -346,7 +297,7 @@ class Own(nn.Module):
 
 PARTS: dict[str, Callable[[], nn.Module | nn.Parameter]] = {
     **dict.fromkeys(("conv_1", "conv_2", "conv_3"), lambda: nn.Conv2d(3, 3, 1)),
-    **dict.fromkeys(("relu", "act", "act_1"), nn.ReLU),
+    **dict.fromkeys(("relu", "act", "act_1", "x"), nn.ReLU),
     "bias": lambda: nn.Parameter(torch.randn(1)),
     "block": lambda: ops.Conv2dNormActivation(3, 3),
     "empty": Empty,

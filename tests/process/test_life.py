@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import cutaway
 from cutaway.v1 import inference_pb2_grpc, introspect_pb2, predict_pb2
+from cutaway_server.process.settings import load_settings
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.server import RpcServer
 from server_process import ServerProcess, run_server, wait_until
@@ -174,6 +176,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(configured: Ser
             client.predict("mnist", image(1000))
 
 
+def test_several_of_a_setting_in_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUTAWAY_MODELS", os.pathsep.join(["/one", "/two"]))
+    monkeypatch.setenv("CUTAWAY_ALLOW_FACTORY", "nets:Small.build,nets.large:build")
+    settings = load_settings({})
+    assert settings.models == (Path("/one"), Path("/two"))
+    assert settings.allow_factory == ("nets:Small.build", "nets.large:build")
+
+
 def test_no_reflection(configured_channel: grpc.Channel):
     with pytest.raises(grpc.RpcError) as refused:
         services(configured_channel)
@@ -199,6 +209,8 @@ def test_a_call_without_a_deadline_gets_the_servers_own(configured_channel: grpc
         (["--max-batch", "0"], "max_batch: Input should be greater than or equal to 1"),
         (["--listen", "localhost"], "listen: Value error, must be HOST:PORT"),
         (["--log-level", "loud"], "'loud' is not one of"),
+        (["--device", "tpu"], "device: String should match pattern"),
+        (["--device", "cuda:99"], "device cuda:99: th"),  # no machine has so many: there are N, or this PyTorch sees none
         (["--config", "missing.toml"], "missing.toml: [Errno 2] No such file"),
         (["--config", "broken.toml"], "broken.toml: "),
         (["--config", "unknown.toml"], "max_bach: Extra inputs are not permitted"),
@@ -333,6 +345,20 @@ def test_a_stream_that_stands_still_is_ended_after_the_grace():
             list(stream)
         assert ended.value.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         assert all(line["level"] == "info" for line in log_lines(server))
+
+
+@pytest.mark.parametrize("after", [0, 0.4, 1.2])
+def test_sigterm_while_it_starts(tmp_path: Path, after: float):
+    """Whatever it does at that moment: before it minds signals it just ends, after that it drains; it never complains."""
+    addresses = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
+    command = [sys.executable, "-m", "cutaway", "serve", "--models", str(tmp_path), *addresses]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after)
+        process.terminate()
+        said, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) in [(0, ""), (-signal.SIGTERM, "")]
+    assert process.returncode or said.endswith("stopping: running calls have 10 s\n")
 
 
 def test_an_idle_server_ends_at_once_and_says_nothing(configured: ServerProcess):

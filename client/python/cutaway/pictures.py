@@ -191,12 +191,12 @@ def _between(values: NDArray[np.float32], position: NDArray[np.float64]) -> NDAr
 def overlay(photograph: Image.Image, values: Array, placement: Affine, smallest: int = SMALLEST_PHOTOGRAPH) -> Image.Image:
     """A map [h, w] on the photograph as it was sent: the hotter, the less of the photograph shows through.
 
-    What speaks for the class, from 0 to the map's largest value, glows; what speaks against it (below 0) does not.
-    Parts of the photograph that the network never saw are darkened. Where its longer side is below `smallest` pixels,
-    it is enlarged.
+    The photograph is gray, so that all colour is heat. What speaks for the class, from 0 to the map's largest value, glows; what
+    speaks against it (below 0) does not. Parts of the photograph that the network never saw are darkened. Where its longer side is
+    below `smallest` pixels, it is enlarged.
     """
     zoom = max(1, math.ceil(smallest / max(photograph.size)))
-    ground = enlarged(rgb(photograph), zoom)
+    ground = enlarged(rgb(photograph).convert("L").convert("RGB"), zoom)
     top = max(value_span(values)[1], 0.0) or 1.0
     warmth = spread(np.nan_to_num(values / top, posinf=1, neginf=0), placement, *photograph.size, zoom=zoom)
     level = (warmth.values.clip(0, 1) * (_LEVELS - 1) + 0.5).astype(np.uint16)
@@ -213,7 +213,7 @@ _LEVELS = 4096  # of warmth: with the 256 of a byte the edge of a glow would be 
 def _glow() -> NDArray[np.uint32]:
     """For each level of warmth its colour and how much of it covers a photograph, as the four bytes RGBA of a pixel."""
     warmth = np.linspace(0, 1, _LEVELS)
-    colour = colours((warmth + 0.5) / 1.5, 1)  # not from black, which would dim what is hardly warm
+    colour = colours((warmth + 0.15) / 1.15, 1)  # not from black, which would dim what is hardly warm
     cover = (255 * 0.8 * warmth**0.7).round().astype(np.uint8)
     return np.column_stack([colour, cover]).view(np.uint32)[:, 0]
 

@@ -17,6 +17,7 @@ from cutaway_server.models.model import Model
 from cutaway_server.models.threads import give_way, use_cpu_threads
 
 log = structlog.get_logger()
+_END_SECONDS = 2
 
 
 class Lanes:
@@ -85,14 +86,15 @@ class Lanes:
             self._changed.notify()
 
     def close(self) -> None:
-        """Stops what waits and what runs, and ends the threads."""
+        """Stops what waits and what runs, and ends the threads. Those in which the network never ends are left behind."""
         with self._changed:
             self._closed = True
             for call in [*self._waiting, *self._running]:
                 call.stop(ShuttingDown())
             self._changed.notify_all()
+        until = time.monotonic() + _END_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self, lane: int) -> None:
         give_way()

@@ -249,6 +249,7 @@ def _default_layer(model: Model, method: Method, request: CamRequest) -> Layer:
     found = [layer for layer in found if not (layer.no_gradient and method.differentiates)]
     if not found:
         raise CamNotPossible(field, method.name, "no layer of the network has axes in space", "ask for captures instead")
+    found = [layer for layer in found if not (layer.fixed_size or layer.aside)] or found
     while len(found) > 1 and "pool" in found[-1].type.lower():  # what ends the network's space, even where it leaves some
         found.pop()
     return found[-1]

@@ -57,14 +57,15 @@ class _Seen:
         self.means: dict[Site, Tensor] = {}
         self.linear: Site | None = None
         self.linear_input = self.linear_output = torch.empty(0)
-        self._taken: Any = None
+        self._taken: dict[Site, Any] = {}  # by what runs now: a linear module of a kind of its own has operations inside
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
-        self._taken = argument(inputs)
+        self._taken[site] = argument(inputs)
 
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
-        if isinstance(what, nn.Linear):
-            self.linear, self.linear_input, self.linear_output = site, self._taken, output
+        taken = self._taken.pop(site)
+        if isinstance(what, nn.Linear) and isinstance(taken, Tensor):  # it is none where the input came by its keyword
+            self.linear, self.linear_input, self.linear_output = site, taken, output
         elif isinstance(output, Tensor) and output.is_floating_point() and 3 <= output.ndim <= 5 and output.shape[2:].numel() > 1:
             self.means[site] = output.flatten(2).mean(dim=2)
 

@@ -73,7 +73,9 @@ class Layer:
         never_fires: why no capture can be had; empty where it fires.
         forward_share: of the forward pass's time, 0 to 1; a container's holds those of the layers inside.
         stride: how many of the input's rows and columns lie between cells of its [N, C, H, W]; None where it is not known.
+        fixed_size: whether its last two axes are known not to grow with the picture, as channels that come last do not.
         no_gradient: why none can be taken of its output; empty where one can.
+        aside: whether nothing that PyTorch can differentiate leads from it to the scores.
     """
 
     name: str
@@ -87,7 +89,9 @@ class Layer:
     never_fires: str = ""
     forward_share: float = 0.0
     stride: tuple[float, float] | None = None
+    fixed_size: bool = False
     no_gradient: str = ""
+    aside: bool = False
 
 
 class LayerTable(Sequence[Layer]):
@@ -158,7 +162,14 @@ class LayerTable(Sequence[Layer]):
         facts = {layer.site: layer for layer in other.firing}
         return LayerTable(
             [
-                replace(layer, forward_share=fact.forward_share, stride=fact.stride, no_gradient=fact.no_gradient)
+                replace(
+                    layer,
+                    forward_share=fact.forward_share,
+                    stride=fact.stride,
+                    fixed_size=fact.fixed_size,
+                    no_gradient=fact.no_gradient,
+                    aside=fact.aside,
+                )
                 if layer.site is not None and (fact := facts.get(layer.site))
                 else layer
                 for layer in self

@@ -1,5 +1,6 @@
 """A network that is ready to serve: its input specs, labels, layer table, and how it is mirrored."""
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,10 +18,16 @@ from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.scores import ScoresKind
 
 Shape = tuple[int, ...]
+_FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^/\s'\"]+)+/")  # of an absolute path
 
 
 class NotServable(ValueError):
     """A network that cannot be served. The message says why in one line that callers may read; its cause is for the log."""
+
+
+def said(error: BaseException) -> str:
+    """What an error of others' code says, in one line that callers may read: files by their names, without their folders."""
+    return _FOLDERS.sub("", " ".join(str(error).split()))[:300] or type(error).__name__
 
 
 @dataclass(frozen=True)

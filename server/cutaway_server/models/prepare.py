@@ -11,11 +11,12 @@ import structlog
 import torch
 from torch import Tensor, nn
 
+from cutaway_server.models.aside import mark_layers_aside
 from cutaway_server.models.gap_head import GapHead, find_gap_head
 from cutaway_server.models.in_place import input_without_gradient, mark_layers_without_gradient
 from cutaway_server.models.layer_table import LayerTable, build_layer_table
 from cutaway_server.models.mirror import Mirror, check_mirror, mirror_by_references, mirror_from_factory
-from cutaway_server.models.model import InputSpec, Model, NotServable, Shape, precision
+from cutaway_server.models.model import InputSpec, Model, NotServable, Shape, precision, said
 from cutaway_server.models.model import probe as draw_probe
 from cutaway_server.models.outputs import pick
 from cutaway_server.models.scores import ScoresKind, contradiction
@@ -117,7 +118,7 @@ def _first_run(network: nn.Module, arguments: tuple[Tensor, ...], head: str) -> 
             parameter.requires_grad_(False)  # which kernel runs may depend on it, and mirrors are frozen too
     except Exception as error:
         shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
-        raise NotServable(f"the network fails on {shapes}: {_one_line(error)}") from error
+        raise NotServable(f"the network fails on {shapes}: {said(error)}") from error
     head = head or _only_tensor(output)
     try:
         scores = pick(output, head)
@@ -151,10 +152,6 @@ def _offers(output: Any) -> str:
     return ", ".join(f"{path!r} {list(tensor.shape)}" for path, tensor in tensors(output)) or "none"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _check_scores(scores: Tensor, kind: ScoresKind) -> None:
     if scores.ndim >= 2 and (reason := contradiction(scores, kind)):
         raise NotServable(f"the scores are declared {kind.value}, but {reason}")
@@ -183,6 +180,7 @@ def _look_inside(network: nn.Module, make_mirror: Callable[[], Mirror], head: st
             return _Inside(reason)
         layers, seconds = time_layers(mirror.network, build_layer_table(mirror.network, probe), probe(2))
         layers = mark_layers_without_gradient(mirror.network, layers, probe(2))
+        layers = mark_layers_aside(mirror.network, layers, head, probe(2))
         layers = find_strides(mirror.network, layers, probe(2))
         return _Inside(
             reason="",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cutaway_server.models.layer_table import LayerTable
+from cutaway_server.models.layer_table import Layer, LayerTable
 from cutaway_server.models.walk import Site, Walk
 
 _GROWTH, _SMALL_GROWTH = 192, 64  # rows and columns: multiples of the usual strides
@@ -22,7 +22,7 @@ _SMALL = 96  # rows or columns of a picture that grows by less: it would become 
 
 
 def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> LayerTable:
-    """The table with the strides of the maps that grow with the picture.
+    """The table with the strides of the maps that grow with the picture, and with those that do not marked.
 
     Args:
         network: private to the caller; it is hooked while this runs.
@@ -35,14 +35,14 @@ def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor,
     larger = F.pad(picture, (0, growth, 0, growth))
     grown = _maps(network, (larger, *others))
     usual = _maps(network, arguments)
-    return LayerTable([replace(layer, stride=_stride(usual.get(layer.site), grown.get(layer.site), growth)) for layer in table])
+    return LayerTable([_with_stride(layer, usual.get(layer.site), grown.get(layer.site), growth) for layer in table])
 
 
-def _stride(usual: torch.Size | None, grown: torch.Size | None, growth: int) -> tuple[float, float] | None:
+def _with_stride(layer: Layer, usual: torch.Size | None, grown: torch.Size | None, growth: int) -> Layer:
     if usual is None or grown is None:
-        return None
-    gains = [after - before for before, after in zip(usual[2:], grown[2:], strict=True)]
-    return (growth / gains[0], growth / gains[1]) if all(gain > 0 for gain in gains) else None
+        return layer
+    rows, columns = (after - before for before, after in zip(usual[2:], grown[2:], strict=True))
+    return replace(layer, stride=(growth / rows, growth / columns)) if min(rows, columns) > 0 else replace(layer, fixed_size=True)
 
 
 def _maps(network: nn.Module, arguments: tuple[Tensor, ...]) -> dict[Site | None, torch.Size]:

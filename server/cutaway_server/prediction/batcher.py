@@ -15,6 +15,7 @@ from cutaway_server.models.device import free_cache, is_out_of_memory
 from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
+_END_SECONDS = 2
 
 
 class Engine(Protocol):
@@ -120,11 +121,11 @@ class Batcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """Ends the thread after the batch that runs; what waits is refused."""
+        """Ends the thread after the batch that runs; what waits is refused. One that never ends is left behind."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(_END_SECONDS)
         for prediction in self._waiting:
             prediction.end(ShuttingDown())
 

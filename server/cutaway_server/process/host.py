@@ -1,6 +1,7 @@
 """The models of a server: in what state each is, who uses it, and the thread that loads and unloads them."""
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,18 +9,26 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
-from cutaway_server.errors import DeadlinePassed, NotReady, ShuttingDown, UnknownModel
+from cutaway_server.errors import Busy, DeadlinePassed, NoRoom, NotReady, ShuttingDown, UnknownModel
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model, NotServable
-from cutaway_server.models.repository.folders import Fingerprint
+from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.rpc.served import Listed, Served, State
 
 log = structlog.get_logger()
 _MIB = 1 << 20
+_HOPE = {
+    State.READY: 2,
+    State.PARKED: 2,
+    State.LOADING: 1,
+    State.FAILED: 0,
+}  # of an answer; of two alike the higher version gives it
+_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
 @dataclass(eq=False)
@@ -37,8 +46,10 @@ class Slot:
     Attributes:
         load: makes the model that belongs there, and says how it is to be served.
         bytes: that its weights take; before they are loaded, an estimate.
-        fingerprint: of the folder that `load` reads.
+        folder: that `load` reads, as it lay there when it was last looked at; None for a model that was handed in.
         current: what answers for it now; None where it is not in memory.
+        waiting: calls that wait until it is in memory.
+        no_room: whether it was parked because others that are in use fill the memory budget.
         last_used: when a call last asked for it, on the monotonic clock.
     """
 
@@ -46,10 +57,12 @@ class Slot:
     version: str
     load: Callable[[], tuple[Model, Serving]]
     bytes: int = 0
-    fingerprint: Fingerprint = ()
+    folder: Folder | None = None
     state: State = State.LOADING
     reason: str = ""
     current: _InMemory | None = None
+    waiting: int = 0
+    no_room: bool = False
     last_used: float = field(default_factory=time.monotonic)
 
     def listed(self) -> Listed:
@@ -64,20 +77,28 @@ class Host:
         open_model: makes what answers for a model, warm.
         budget_bytes: that the weights of all models in memory may take together; 0 for no limit.
         drain_seconds: that calls have to finish with a model before it is closed.
+        max_waiting: calls that may wait until a model is in memory: each holds a thread.
     """
 
     def __init__(
-        self, open_model: Callable[[Model, Serving], Served], metrics: Metrics, *, budget_bytes: int, drain_seconds: float
+        self,
+        open_model: Callable[[Model, Serving], Served],
+        metrics: Metrics,
+        *,
+        budget_bytes: int,
+        drain_seconds: float,
+        max_waiting: int,
     ) -> None:
         self._open_model = open_model
         self._metrics = metrics
         self._budget = budget_bytes
         self._drain = drain_seconds
+        self._max_waiting = max_waiting
         self._slots: dict[tuple[str, str], Slot] = {}
         self._defaults: dict[str, str] = {}
         self._broken: list[Listed] = []
         self._changed = threading.Condition()
-        self._closed = False
+        self._stopped = False
         self._tasks: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="models", daemon=True)
         self._thread.start()
@@ -105,7 +126,7 @@ class Host:
         """One of them, for as long as the block lasts. Waits for one that is loading, and has a parked one loaded.
 
         Raises:
-            UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
+            UnknownModel, NotReady, NoRoom, Busy, DeadlinePassed, ShuttingDown.
         """
         held = self._hold(name, version, deadline)
         try:
@@ -128,38 +149,52 @@ class Host:
             raise DeadlinePassed("while the model was unloaded, which goes on") from error
 
     def _hold(self, name: str, version: str, deadline: float) -> _InMemory:
+        waited = False
         with self._changed:
             while True:
                 slot = self._slot(name, version)
-                if self._closed:
-                    raise ShuttingDown
                 if not isinstance(slot, Slot) or slot.state is State.FAILED:
                     raise NotReady(slot.name, slot.version, slot.reason)
                 slot.last_used = time.monotonic()
                 if slot.current:
                     slot.current.users += 1
                     return slot.current
+                if self._stopped:
+                    raise ShuttingDown
+                if waited and slot.no_room:
+                    raise NoRoom(slot.name, self._budget, retry_after_s=1.0)
                 if slot.state is State.PARKED:
-                    slot.state, slot.reason = State.LOADING, ""
-                    self.submit(lambda slot=slot: self._load_asked(slot))  # type: ignore[misc]
-                if slot.last_used >= deadline:
-                    raise DeadlinePassed("while the model was loaded")
-                self._changed.wait(deadline - slot.last_used)
+                    slot.state, slot.reason, slot.no_room = State.LOADING, "", False
+                    self.submit(partial(self._load_asked, slot))
+                self._wait_for(slot, deadline)
+                waited = True
+
+    def _wait_for(self, slot: Slot, deadline: float) -> None:
+        """Until something changed."""
+        if slot.last_used >= deadline:
+            raise DeadlinePassed("while the model was loaded")
+        if slot.waiting >= self._max_waiting:
+            raise Busy("calls for a model that is being loaded", self._max_waiting, retry_after_s=1.0)
+        slot.waiting += 1
+        try:
+            self._changed.wait(deadline - slot.last_used)
+        finally:
+            slot.waiting -= 1
 
     def _slot(self, name: str, version: str) -> Slot | Listed:
         slots = [slot for slot in self._slots.values() if slot.name == name]
-        if not slots:
-            for broken in self._broken:
-                if broken.name == name:
-                    return broken
+        broken = [one for one in self._broken if one.name == name]
+        if not slots and not broken:
             raise UnknownModel(name[:100], "", sorted({slot.name for slot in self._slots.values()}))
         version = version or self._defaults.get(name, "")
-        if version:
-            for slot in slots:
-                if slot.version == version:
-                    return slot
-            raise UnknownModel(name, version[:100], [f"{name} version {slot.version}" for slot in slots])
-        return max(slots, key=lambda slot: (slot.state in (State.READY, State.PARKED), len(slot.version), slot.version))
+        if version or not slots:
+            places: list[Slot | Listed] = [*slots, *broken]
+            for one in places:
+                if one.version == version or not slots:
+                    return one
+            there = sorted((len(slot.version), slot.version) for slot in slots)
+            raise UnknownModel(name, version[:100], [f"{name} version {one}" for _, one in there])
+        return max(slots, key=lambda slot: (_HOPE[slot.state], len(slot.version), slot.version))
 
     # For whoever runs the server, from any thread
 
@@ -171,7 +206,11 @@ class Host:
     def submit(self, task: Callable[[], None]) -> "Future[None]":
         """Has a task done by the host's own thread, on which the methods below may be called."""
         done: Future[None] = Future()
-        self._tasks.put((task, done))
+        with self._changed:
+            if self._stopped:
+                done.set_exception(ShuttingDown())
+            else:
+                self._tasks.put((task, done))
         return done
 
     def adopt(self, model: Model) -> None:
@@ -179,13 +218,17 @@ class Host:
         slot = Slot(model.name, model.version, lambda: (model, Serving()))
         self._put(slot, _InMemory(self._open_model(model, Serving())))
 
-    def close(self) -> None:
-        """Ends the thread after what it is doing, and all models."""
+    def stop(self) -> None:
+        """Loads nothing more. What is in memory serves on; calls that wait for the rest are refused."""
         with self._changed:
-            self._closed = True
+            self._stopped = True
             self._changed.notify_all()
         self._tasks.put(None)
-        self._thread.join()
+
+    def close(self) -> None:
+        """Ends the thread, unless what it does takes longer than calls have, and all models."""
+        self.stop()
+        self._thread.join(self._drain)
         for served in self.served():
             served.close()
 
@@ -195,25 +238,36 @@ class Host:
         """All places."""
         return list(self._slots.values())
 
+    def expect(self, slot: Slot) -> None:
+        """Makes a place known that is to be loaded soon: calls wait for it."""
+        with self._changed:
+            self._slots.setdefault((slot.name, slot.version), slot)
+
     def load(self, slot: Slot) -> bool:
         """Loads what belongs in a place. What was there serves until that is ready, and goes on where it fails.
 
         Returns:
             Whether it was loaded.
+        Raises:
+            ShuttingDown.
         """
         began = time.monotonic()
         about = {"model": slot.name, "version": slot.version}
+        self.expect(slot)
         with self._changed:
-            self._slots.setdefault((slot.name, slot.version), slot)
             slot.state = State.READY if slot.current else State.LOADING
         try:
+            if self._stopped:
+                raise ShuttingDown
             self._make_room(slot, slot.bytes)
             model, serving = slot.load()
             self._make_room(slot, model.weight_bytes)
             loaded = _InMemory(self._open_model(model, serving))
         except _NoRoom as error:
-            self._park(slot, str(error))
+            self._park(slot, str(error), no_room=True)
             return False
+        except ShuttingDown:
+            raise
         except NotServable as error:
             log.error("the model was not loaded", reason=str(error), cause=_cause(error), **about)
             self.fail(slot, str(error))
@@ -242,6 +296,7 @@ class Host:
         with self._changed:
             self._slots.setdefault((slot.name, slot.version), slot)
             slot.state = State.READY if slot.current else State.FAILED
+            reason = _PATH.sub("…/", reason)  # where things lie on this machine is not for callers
             slot.reason = (
                 f"what its folder holds now could not be loaded, and what was there before serves on: {reason}"
                 if slot.current
@@ -261,8 +316,9 @@ class Host:
             self._slots.pop((slot.name, slot.version), None)
             current, slot.current = slot.current, None
             self._changed.notify_all()
-        self._retire(current)
-        log.info("the model was unloaded", model=slot.name, version=slot.version)
+        if current:
+            self._retire(current)
+            log.info("the model was unloaded", model=slot.name, version=slot.version)
 
     def tell(self, broken: list[Listed], defaults: dict[str, str]) -> None:
         """What else a list shows: folders that can be no model. And the default versions that operators chose."""
@@ -272,14 +328,21 @@ class Host:
     # Within
 
     def _work(self) -> None:
-        while (next_task := self._tasks.get()) and not self._closed:
-            task, done = next_task
-            try:
-                task()
-                done.set_result(None)
-            except Exception as error:
-                log.exception("a look at the models failed")
-                done.set_exception(error)
+        while (next_task := self._tasks.get()) and not self._stopped:
+            self._do(*next_task)
+        while not self._tasks.empty():
+            if next_task := self._tasks.get():
+                next_task[1].set_exception(ShuttingDown())
+
+    def _do(self, task: Callable[[], None], done: "Future[None]") -> None:
+        try:
+            task()
+            done.set_result(None)
+        except ShuttingDown as error:
+            done.set_exception(error)
+        except Exception as error:
+            log.exception("a look at the models failed")
+            done.set_exception(error)
 
     def _load_asked(self, slot: Slot) -> None:
         """For a call that asked; a folder that is gone meanwhile has no slot any more."""
@@ -305,9 +368,9 @@ class Host:
             self._changed.notify_all()
             return old
 
-    def _park(self, slot: Slot, reason: str) -> None:
+    def _park(self, slot: Slot, reason: str, *, no_room: bool = False) -> None:
         with self._changed:
-            slot.state, slot.reason = State.PARKED, reason
+            slot.state, slot.reason, slot.no_room = State.PARKED, reason, no_room
             self._changed.notify_all()
 
     def _retire(self, old: _InMemory | None) -> None:
@@ -323,6 +386,7 @@ class Host:
         Raises:
             NotServable: they never will.
             _NoRoom: they do not now, for the others are in use.
+            ShuttingDown.
         """
         if not self._budget:
             return
@@ -330,7 +394,10 @@ class Host:
             raise NotServable(f"it takes {needed / _MIB:,.1f} MiB; the budget of all models is {self._budget / _MIB:,.1f} MiB")
         while self._others_bytes(slot) + needed > self._budget:
             with self._changed:
-                if not self._changed.wait_for(lambda: self._closed or self._idle(slot), self._drain) or self._closed:
+                found = self._changed.wait_for(lambda: self._stopped or self._idle(slot), self._drain)
+                if self._stopped:
+                    raise ShuttingDown
+                if not found:
                     raise _NoRoom("it waits for memory: the models that fill the budget are in use")
                 idle = min(self._idle(slot), key=lambda other: other.last_used)
                 current, idle.current = idle.current, None

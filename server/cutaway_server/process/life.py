@@ -10,9 +10,10 @@ from typing import Self
 
 from prometheus_client import start_http_server
 
+from cutaway_server.errors import DeadlinePassed, NetworkFailed, OutOfMemory
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.metrics import Metrics
-from cutaway_server.models.model import Model
+from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.load import Hardware, Permissions
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.prediction.batcher import Batcher, Prediction
@@ -81,7 +82,13 @@ class Server:
         """Everything that starts registers its end; the ends run in reverse."""
         settings, metrics = self._settings, Metrics()
         self._metrics = metrics
-        self._host = host = Host(self._open, metrics, budget_bytes=settings.model_memory_mib * _MIB, drain_seconds=settings.drain)
+        self._host = host = Host(
+            self._open,
+            metrics,
+            budget_bytes=settings.model_memory_mib * _MIB,
+            drain_seconds=settings.drain,
+            max_waiting=settings.max_waiting,
+        )
         self._ending.callback(host.close)
         for model in self._models:
             host.adopt(model)
@@ -138,18 +145,21 @@ class Server:
             load_seconds=settings.load_timeout,
             lane_threads=settings.lane_threads,
         )
-        self._ending.callback(folders.close)
         if settings.poll:
             stopped = threading.Event()
             poller = threading.Thread(target=self._poll, args=(stopped,), name="poll", daemon=True)
             poller.start()
             self._ending.callback(poller.join)
             self._ending.callback(stopped.set)
+        self._ending.callback(folders.close)
+        self._ending.callback(self._host.stop)
 
     def _poll(self, stopped: threading.Event) -> None:
+        assert self._folders is not None
+        synced: Future[None] | None = None
         while not stopped.wait(self._settings.poll):
-            assert self._folders is not None
-            self._told(self._folders.sync(retry=False)).exception()
+            if synced is None or synced.done():
+                synced = self._told(self._folders.sync(retry=False))
 
     def _told(self, synced: "Future[None]") -> "Future[None]":
         """Health follows: a server that can answer for nothing is not ready."""
@@ -193,11 +203,21 @@ class Server:
         return Served(model, batcher, lanes)
 
     def _warm_up(self, model: Model, batcher: Batcher) -> None:
-        """One prediction on the thread that will make them, so that the first caller does not wait for its threads to start."""
+        """One prediction on the thread that will make them, so that the first caller does not wait for its threads to start.
+
+        Raises:
+            NotServable: it fails, or takes too long.
+        """
         probe = tuple(argument.cpu() for argument in model.probe(2))
         warm = Prediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
         batcher.submit(warm)
-        warm.result()
+        try:
+            warm.result()
+        except DeadlinePassed as error:
+            limit = f"{self._settings.load_timeout:g} s, which is the limit (--load-timeout)"
+            raise NotServable(f"it passed its trial, but did not answer its first prediction within {limit}") from error
+        except (NetworkFailed, OutOfMemory) as error:
+            raise NotServable(f"its first prediction fails: {error}") from error
 
     def _serve_metrics(self, metrics: Metrics) -> str:
         host, port = split_address(self._settings.metrics)

@@ -1,6 +1,8 @@
 """The server's log."""
 
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -27,3 +29,20 @@ def configure_logging(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+def log_for_people() -> None:
+    """A line on standard error for what is amiss, and no traceback: for commands that end soon."""
+    structlog.configure(
+        processors=[_line],
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
+def _line(_: object, level: str, said: MutableMapping[str, Any]) -> str:
+    error = said.pop("exc_info", None)
+    facts = [f"{name}: {value}" for name, value in said.items() if name != "event"]
+    if isinstance(error, BaseException):
+        facts.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    return "; ".join([f"{level}: {said['event']}", *facts])

@@ -1,8 +1,10 @@
 """The command `cutaway serve`."""
 
+import os
 import signal
 import socket
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -85,14 +87,15 @@ def _run(settings: Settings) -> None:
     wait_briefly()
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
     from cutaway_server.models.builtin import FACTORIES, load_builtin
+    from cutaway_server.models.model import NotServable
     from cutaway_server.models.threads import use_cpu_threads
     from cutaway_server.process.life import Server
 
     keep_freed_blocks()
     use_cpu_threads(settings.lane_threads)  # the layers are timed as they will run in a lane
     _check_folders(settings)
-    models = [] if settings.models else [load_builtin(name) for name in FACTORIES]
     try:
+        models = [] if settings.models else [load_builtin(name, settings.device) for name in FACTORIES]
         with Server(models, settings) as server:
             server.reload().add_done_callback(lambda _: wakeup.send(_LOADED))
             while (what := told.recv(1)) not in (bytes([signal.SIGTERM]), bytes([signal.SIGINT])):
@@ -101,8 +104,16 @@ def _run(settings: Settings) -> None:
                 else:
                     server.reload()
             click.echo(f"stopping: running calls have {settings.drain:g} s")
-    except OSError as error:
+    except (OSError, NotServable) as error:
         raise click.ClickException(str(error)) from error
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the process at once where a model still runs in it: the interpreter would end under it, or wait for it."""
+    if any(thread is not threading.main_thread() for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 _LOADED = b"\0"  # no signal has this number

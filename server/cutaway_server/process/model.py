@@ -54,6 +54,9 @@ def _saying_why() -> "Iterator[None]":
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def model() -> None:
     """Write, check and convert what `cutaway serve --models DIR` serves."""
+    from cutaway_server.process.logs import log_for_people
+
+    log_for_people()
 
 
 @model.command(short_help="Print the JSON schema of model.yaml.")
@@ -62,7 +65,8 @@ def schema(versions: bool) -> None:
     """Prints the JSON schema of model.yaml, by which editors complete and check it."""
     from cutaway_server.models.repository.manifest import Manifest, Versions
 
-    click.echo(json.dumps((Versions if versions else Manifest).model_json_schema(), indent=2))
+    found = (Versions if versions else Manifest).model_json_schema()
+    click.echo(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **found}, indent=2))
 
 
 def _keyword(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
@@ -100,7 +104,11 @@ def _keyword(context: click.Context, parameter: click.Parameter, given: tuple[st
 @click.option("--preset", type=click.Choice(["imagenet", "inception", "mnist"]), help="How photographs are prepared.")
 @click.option("--shape", metavar="3,224,224", help="Of one sample; instead of a preset, or beside it for other sizes of tensors.")
 @click.option(
-    "--scores", type=click.Choice(["logits", "log_probabilities", "probabilities", "sigmoid"]), default="logits", show_default=True
+    "--scores",
+    type=click.Choice(["logits", "log_probabilities", "probabilities", "sigmoid"]),
+    default="logits",
+    show_default=True,
+    help="What the network's numbers are.",
 )
 @click.option("--head", default="", metavar="PATH", help="Of the scores, where the network gives several tensors: out, 0.")
 @_permitting
@@ -180,7 +188,7 @@ def check(folder: Path, device: str, threads: int, allow_code: bool, allow_facto
     DIR is one version (models/resnet18/1), a model, or a whole folder of models. Prints the layer table, times predictions, tries
     the hooks on a private copy, and says what would fail in production. Exit code 1 where something cannot be served.
     """
-    from cutaway_server.models.model import NotServable
+    from cutaway_server.models.model import NotServable, said
     from cutaway_server.models.threads import use_cpu_threads
     from cutaway_server.process.checkup import Checkup, found_in, print_checkup
 
@@ -192,14 +200,15 @@ def check(folder: Path, device: str, threads: int, allow_code: bool, allow_facto
     for one in folders:
         try:
             checkup = Checkup(one, _permissions(allow_code, allow_factory), device, threads)
-        except (NotServable, OSError) as error:
+        except Exception as error:  # NotServable, and whatever a stranger's network raises beyond that
             failed = True
             cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
-            reports.append({"model": one.name, "version": one.version, "problem": str(error)})
+            problem = str(error) if isinstance(error, NotServable) else f"loading it raises {type(error).__name__}: {said(error)}"
+            reports.append({"model": one.name, "version": one.version, "problem": problem})
             if not as_json:
                 which = f"{one.name} version {one.version}" if one.version else one.name
                 stdout().print("cannot be served:", style="bold red", end=" ")
-                stdout().print(f"{which}: {error}{cause}", soft_wrap=True)
+                stdout().print(f"{which}: {problem}{cause}", soft_wrap=True)
             continue
         reports.append(checkup.facts())
         if not as_json:
@@ -214,18 +223,18 @@ def check(folder: Path, device: str, threads: int, allow_code: bool, allow_facto
 @click.argument("file", type=_FILE)
 @click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
 def convert(file: Path, out: Path) -> None:
-    """Reads the state dict in FILE, by itself or within a checkpoint, and writes it to OUT as safetensors.
+    """Reads the state dict in FILE, by itself, within a checkpoint or of a whole network, and writes it to OUT as safetensors.
 
-    Only tensors are read: what would have to be unpickled is refused, for that runs whatever code the file holds.
+    Nothing that the file holds is run: other objects are passed over, and what cannot be read without them is refused.
     """
     from cutaway_server.models.repository.add import save_state
-    from cutaway_server.models.repository.weights import read_state
+    from cutaway_server.models.repository.convert import rescue_state
 
     if out.suffix != ".safetensors":
         raise click.BadParameter("OUT must end in .safetensors")
     if out.exists():
         raise click.ClickException(f"{out} is there already")
     with _saying_why():
-        state = read_state(file, file.name)
+        state = rescue_state(file, file.name)
         save_state(state, out)
     click.echo(f"wrote {out}: {len(state):,} tensors, {sum(value.numel() for value in state.values()):,} numbers")

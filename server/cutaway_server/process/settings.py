@@ -3,7 +3,7 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -26,15 +26,17 @@ def _checked_address(address: str) -> str:
     return address
 
 
-def _split(given: Any) -> Any:
-    """Of an environment variable: as PATH is split."""
-    return (
-        tuple(part for part in given.split(os.pathsep if os.pathsep in given else ",") if part) if isinstance(given, str) else given
-    )
+def _split_by(sign: str) -> Any:
+    """How an environment variable, or a flag's one value, stands for several."""
+
+    def split(given: Any) -> Any:
+        return tuple(part for part in given.split(sign) if part) if isinstance(given, str) else given
+
+    return BeforeValidator(split)
 
 
-T = TypeVar("T")
-Several = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
+Folders = Annotated[tuple[Path, ...], NoDecode, _split_by(os.pathsep)]  # as PATH
+Names = Annotated[tuple[str, ...], NoDecode, _split_by(",")]
 Address = Annotated[str, AfterValidator(_checked_address)]
 
 
@@ -49,12 +51,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CUTAWAY_", extra="forbid", frozen=True)
 
-    models: Several[Path] = Field((), description="A folder of models, NAME/VERSION/model.yaml, instead of the built-in ones.")
+    models: Folders = Field((), description="A folder of models, NAME/VERSION/model.yaml, instead of the built-in ones.")
     allow_code: bool = Field(
         False,
         description="Let model folders bring programs: module.py, torch.export archives, TorchScript.",
     )
-    allow_factory: Several[str] = Field(
+    allow_factory: Names = Field(
         (),
         description="A callable, PACKAGE.MODULE:NAME, that a model.yaml may name as its factory, beyond torchvision's and timm's.",
     )
@@ -70,7 +72,9 @@ class Settings(BaseSettings):
         description="MiB that the weights of all models in memory may take; idle ones are parked beyond that. 0 is no limit.",
     )
     load_timeout: float = Field(
-        120, gt=0, description="Seconds that a model of the folder may take to load and run when it is tried."
+        120,
+        gt=0,
+        description="Seconds that a model of the folder may take to load and run when it is tried, and again when it is loaded.",
     )
     poll: float = Field(0, ge=0, description="Seconds between looks at the folders of models; 0 looks at SIGHUP only.")
     admin: bool = Field(

@@ -1,6 +1,6 @@
 """Tries models in a process of its own, before the server loads them: what hangs, crashes or fails there harms nobody.
 
-Run as a program it reads a line of JSON for each trial, and answers each with one.
+Run as a program it says that it is there, reads a line of JSON for each trial, and answers each with one.
 """
 
 import json
@@ -9,13 +9,19 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
+from cutaway_server.errors import ShuttingDown
 from cutaway_server.models.model import NotServable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.load import Hardware, Permissions, load
+
+_START_SECONDS = 300  # until PyTorch is imported, which no model is to blame for
 
 
 class Trial:
@@ -29,29 +35,33 @@ class Trial:
         self._permissions = permissions
         self._limit = limit
         self._child: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+        self._closed = False
 
     def check(self, folder: Folder) -> None:
-        """Raises NotServable where the model in a folder cannot be served."""
-        child = self._child = self._child or _start()
+        """Raises NotServable where the model in a folder cannot be served, ShuttingDown where there is no time to find out."""
+        child = self._child or self._start()
         question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions)}
         try:
             answer = self._ask(child, question)
         except OSError:  # it crashed before it read the question
             answer = b""
+        if answer:
+            verdict = json.loads(answer)
+            if verdict["problem"]:
+                raise NotServable(verdict["problem"]) from (_Cause(verdict["cause"]) if verdict["cause"] else None)
+            return
+        status = child.wait() if answer is not None else 0
+        self.end()
+        if self._closed:
+            raise ShuttingDown
         if answer is None:
-            self.end()
             raise NotServable(f"it did not load and run within {self._limit:g} s, which is the limit (--load-timeout)")
-        if not answer:
-            status = child.wait()
-            self._child = None
-            how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
-            raise NotServable(f"it ended the process that tried it, with {how}")
-        verdict = json.loads(answer)
-        if verdict["problem"]:
-            raise NotServable(verdict["problem"]) from (_Cause(verdict["cause"]) if verdict["cause"] else None)
+        how = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+        raise NotServable(f"it ended the process that tried it, with {how}")
 
     def end(self) -> None:
-        """Ends the process. Another one starts when one is needed again."""
+        """Ends the process. Another one starts when one is needed again. For the thread that checks."""
         child, self._child = self._child, None
         if child:
             child.kill()
@@ -60,26 +70,43 @@ class Trial:
                 if pipe:
                     pipe.close()
 
+    def close(self) -> None:
+        """Ends what is tried now, from any thread. No other trial begins."""
+        with self._starting:
+            self._closed = True
+            if self._child:
+                self._child.kill()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "cutaway_server.process.trial"]
+        with self._starting:
+            if self._closed:
+                raise ShuttingDown
+            child = self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+        if not _line(child, _START_SECONDS):
+            self.end()
+            if self._closed:
+                raise ShuttingDown
+            raise NotServable("the process that would try it does not start; the machine may be short of memory")
+        return child
+
     def _ask(self, child: "subprocess.Popen[bytes]", question: dict[str, Any]) -> bytes | None:
         """The answer; empty where the process ended, None where it takes too long."""
         assert child.stdin is not None
-        assert child.stdout is not None
         child.stdin.write(json.dumps(question).encode() + b"\n")
         child.stdin.flush()
-        if not select.select([child.stdout], [], [], self._limit)[0]:
-            return None
-        return child.stdout.readline()
+        return _line(child, self._limit)
+
+
+def _line(child: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+    assert child.stdout is not None
+    return child.stdout.readline() if select.select([child.stdout], [], [], seconds)[0] else None
 
 
 class _Cause(Exception):
     """What failed in the other process, for the log."""
-
-
-def _start() -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "cutaway_server.process.trial"]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
 
 
 def main() -> None:
@@ -89,8 +116,23 @@ def main() -> None:
     from cutaway_server.models.threads import use_cpu_threads
 
     use_cpu_threads(1)
-    for question in sys.stdin:
-        _answer(json.loads(question), answers)
+    _say({}, answers)
+    for question in _questions():
+        _answer(question, answers)
+
+
+def _questions() -> Iterator[dict[str, Any]]:
+    """As they come. A thread reads them: when the server is gone, this process ends, whatever a model does."""
+    asked: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            asked.put(json.loads(line))
+        os._exit(0)
+
+    threading.Thread(target=read, name="questions", daemon=True).start()
+    while True:
+        yield asked.get()
 
 
 def _answer(question: dict[str, Any], answers: IO[bytes]) -> None:
@@ -103,7 +145,11 @@ def _answer(question: dict[str, Any], answers: IO[bytes]) -> None:
         problem, cause = str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
     except BaseException as error:  # SystemExit, too: a model's own doing
         problem, cause = f"loading it raises {type(error).__name__}", "".join(traceback.format_exception(error))
-    answers.write(json.dumps({"problem": problem, "cause": cause}).encode() + b"\n")
+    _say({"problem": problem, "cause": cause}, answers)
+
+
+def _say(what: dict[str, str], answers: IO[bytes]) -> None:
+    answers.write(json.dumps(what).encode() + b"\n")
     answers.flush()
 
 

@@ -1,7 +1,5 @@
 """From what the wings give to messages."""
 
-import re
-
 import torch
 from torch import Tensor
 
@@ -31,21 +29,13 @@ STATES = {
     State.FAILED: model_pb2.MODEL_STATE_FAILED,
     State.PARKED: model_pb2.MODEL_STATE_PARKED,
 }
-_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
 def encode_listed(listed: Listed) -> model_pb2.Model:
     """A model as a list shows it: without its layers, and little of one that is not in memory."""
     if listed.served and listed.state is State.READY:
         return encode_model(listed.served, reason=listed.reason, layers=False)
-    return model_pb2.Model(
-        name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=without_paths(listed.reason)
-    )
-
-
-def without_paths(text: str) -> str:
-    """A sentence for callers, who need not know where things lie on the server."""
-    return _PATH.sub("…/", text)
+    return model_pb2.Model(name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=listed.reason)
 
 
 def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Model:
@@ -55,7 +45,7 @@ def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Mode
         name=model.name,
         version=model.version,
         state=model_pb2.MODEL_STATE_READY,
-        state_reason=without_paths(reason),
+        state_reason=reason,
         inputs=[_encode_spec(spec) for spec in model.inputs],
         scores_kind=SCORES_KINDS[model.scores_kind],
         class_count=model.class_count,

@@ -39,7 +39,7 @@ def _large_answer(refusal: errors.AnswerTooLarge) -> list[Message]:
     return [_info("LIMIT", asked=str(refusal.asked), limit=str(refusal.limit))]
 
 
-def _retry(refusal: errors.Busy) -> list[Message]:
+def _retry(refusal: errors.Busy | errors.NoRoom) -> list[Message]:
     delay = duration_pb2.Duration()
     delay.FromNanoseconds(int(refusal.retry_after_s * 1e9))
     return [error_details_pb2.RetryInfo(retry_delay=delay), _info("BUSY", limit=str(refusal.limit))]
@@ -62,6 +62,7 @@ def _info(reason: str, **metadata: str) -> Message:
 TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Message]]]] = {
     errors.UnknownModel: (Code.NOT_FOUND, _unknown_model),
     errors.NotReady: (Code.FAILED_PRECONDITION, _precondition),
+    errors.NoRoom: (Code.RESOURCE_EXHAUSTED, _retry),
     errors.NothingToReload: (Code.FAILED_PRECONDITION, _nothing),
     errors.UnknownLayer: (Code.INVALID_ARGUMENT, _close_layers),
     errors.NothingMatches: (Code.INVALID_ARGUMENT, _close_layers),

@@ -74,7 +74,7 @@ class Models(Protocol):
         Args:
             deadline: on the monotonic clock, in seconds.
         Raises:
-            UnknownModel, NotReady, DeadlinePassed, ShuttingDown.
+            UnknownModel, NotReady, NoRoom, Busy, DeadlinePassed, ShuttingDown.
         """
 
     def unload(self, name: str, deadline: float) -> None:

@@ -14,7 +14,7 @@ from typing import IO
 import click
 
 SERVE = (sys.executable, "-m", "cutaway", "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-START_LIMIT = 120  # seconds, for a machine that imports PyTorch for the first time
+START_LIMIT = 300  # seconds, for a slow machine that imports PyTorch for the first time, and again to try a folder of models
 STOP_LIMIT = 30  # seconds
 
 
@@ -49,10 +49,11 @@ class _Listener(threading.Thread):
 
     def address(self) -> str:
         """Where the server says that it listens."""
-        self._known.wait(START_LIMIT)
+        in_time = self._known.wait(START_LIMIT)
         if self._address is None:
             said = "".join(self._lines).strip() or "nothing"
-            raise click.ClickException(f"the server did not start; it said: {said}")
+            within = "" if in_time else f" within {START_LIMIT} s"
+            raise click.ClickException(f"the server did not start{within}; it said: {said}")
         return self._address
 
     def run(self) -> None:

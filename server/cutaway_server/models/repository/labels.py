@@ -25,16 +25,19 @@ def read_labels(folder: Path, named: str | None) -> list[str]:
     if path.stat().st_size > _MAX_BYTES:
         raise NotServable(f"{named} has {path.stat().st_size:,} bytes; the limit is {_MAX_BYTES:,}")
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotServable(f"{named} is not UTF-8") from error
-    return _of_json(text, named) if named.endswith(".json") else text.splitlines()
+    labels = _of_json(text, named) if named.endswith(".json") else text.removesuffix("\n").split("\n") if text else []
+    if not labels:
+        raise NotServable(f"{named} holds no labels")
+    return labels
 
 
 def _of_json(text: str, named: str) -> list[str]:
     try:
         labels = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise NotServable(f"{named} is no JSON: {error}") from error
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise NotServable(f"{named} must be a list of strings")

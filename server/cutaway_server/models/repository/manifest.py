@@ -16,11 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.scores import ScoresKind
 
 MANIFEST = "model.yaml"
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 16
 
 S = TypeVar("S", bound=BaseModel)
 Preset = Literal["imagenet", "inception", "mnist"]
@@ -138,7 +138,7 @@ class Input(_Section):
     dtype: Dtype = Field("float32", description="Element type of a model-ready tensor.")
     image: Image | None = Field(None, description="How photographs become one: settings, or a mere preset.")
 
-    @field_validator("image", mode="before")
+    @field_validator("image", mode="before", json_schema_input_type=Preset | Image | None)
     @classmethod
     def _preset_alone(cls, image: Any) -> Any:
         return {"preset": image} if isinstance(image, str) else image
@@ -184,7 +184,7 @@ class Manifest(_Section):
     )
     serving: Serving = Serving()
 
-    @field_validator("weights", mode="before")
+    @field_validator("weights", mode="before", json_schema_input_type=FileName | Weights | None)
     @classmethod
     def _file_alone(cls, weights: Any) -> Any:
         return {"file": weights} if isinstance(weights, str) else weights
@@ -218,12 +218,12 @@ def _read(text: bytes, kind: type[S], file: str) -> S:
         raise NotServable(f"{file} has {len(text):,} bytes; the limit is {_MAX_BYTES:,}")
     try:
         content = yaml.load(text, _Loader)  # a SafeLoader, and stricter than that
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise NotServable(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    except Exception as error:  # PyYAML's own, and what Python says of numbers and dates that it reads
+        raise NotServable(f"{file} is no YAML: {said(error)}") from None
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise NotServable(f"{file}: {'; '.join(_problem(problem, kind) for problem in error.errors()[:5])}") from error
+        raise NotServable(f"{file}: {'; '.join(_problem(problem, kind) for problem in error.errors()[:5])}") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -235,10 +235,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen = set()
+        for key in (self.construct_object(key) for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
                 raise yaml.YAMLError(f"the key {key!r} stands there twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -251,9 +252,17 @@ def _problem(problem: Any, kind: type[BaseModel]) -> str:
         return f"{where}: unknown key" + (f"; did you mean {close[0]}?" if close else "")
     if problem["type"] == "model_type":
         return f"{where}: must be a mapping of keys to values"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _FORMS.get(place[-1], problem["msg"]) if problem["type"] == "string_pattern_mismatch" else problem["msg"]
+    message = message.removeprefix("Value error, ")
     got = "" if problem["type"] in ("missing", "value_error") else f", not {str(problem['input'])[:60]!r}"
     return f"{where}: {message[:1].lower()}{message[1:]}{got}"
+
+
+_FORMS = {
+    "factory": "must be PACKAGE.MODULE:NAME",
+    "sha256": "must be 64 lower-case hexadecimal digits",
+    "device": "must be auto, cpu, cuda or cuda:N",
+}  # of strings, where a pattern would say it to few
 
 
 def _keys(kind: type[BaseModel], steps: tuple[Any, ...]) -> list[str]:

@@ -1,20 +1,18 @@
 """Weights from files that run no code, fitted to a network."""
 
-import pickle
 import re
-import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 
 log = structlog.get_logger()
 _WRAPPERS = (
@@ -39,27 +37,36 @@ def read_state(path: Path, name: str) -> dict[str, Tensor]:
     if name.endswith(".safetensors"):
         try:
             return load_file(path)
-        except SafetensorError as error:
-            raise NotServable(f"{name} is no whole safetensors file: {error}") from error
+        except Exception as error:  # safetensors' own, and KeyError for a dtype that PyTorch lacks
+            raise NotServable(f"{name} is no whole safetensors file: {said(error)}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise NotServable(_needs_pickle(path, name, str(error))) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise NotServable(f"{name} is no whole file of torch.save: {type(error).__name__}") from error
-    return _state_in(content, name)
+    except Exception as error:  # a dozen types, of zip, pickle and torch
+        raise NotServable(f"{name} {_why_not_read(str(error))}") from None  # it speaks at length, of running what is refused here
+    return state_in(content, name)
 
 
-def _needs_pickle(path: Path, name: str, said: str) -> str:
-    found = re.search(r"GLOBAL (\S+)|global (\S+)|Unsupported (?:class|global|operand).*?(\S+)", said)
-    what = next((group for group in (found.groups() if found else ()) if group), "objects")
+def _why_not_read(said_by_torch: str) -> str:
+    if named := re.search(r"GLOBAL (\S+)", said_by_torch):
+        return (
+            f"holds more than tensors ({named[1]}), and reading that can run code, so it is not read; `cutaway model convert FILE "
+            "weights.safetensors` takes the tensors out where it can without running anything; so does, where you trust the file, "
+            "torch.save(network.state_dict(), FILE)"
+        )
+    if "TorchScript" in said_by_torch:
+        return "is a TorchScript archive, which brings its own network: name it as `network: {torchscript: FILE}`, without weights"
     return (
-        f"{name} holds more than tensors ({what}), and reading that can run code, so it is not read; where you trust it, "
-        f"save its tensors alone: torch.save(network.state_dict(), FILE), or safetensors"
+        "is no whole file of torch.save; other pickles are not read, for that can run code: where you trust it, write its tensors "
+        "by torch.save(state_dict, FILE)"
     )
 
 
-def _state_in(content: Any, name: str) -> dict[str, Tensor]:
+def state_in(content: Any, name: str) -> dict[str, Tensor]:
+    """The state dict that a file's content is, or holds under one of the usual keys.
+
+    Raises:
+        NotServable: there is none.
+    """
     for key in ("", *_WRAPPERS):
         state = content if not key else content.get(key) if isinstance(content, Mapping) else None
         if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
@@ -90,11 +97,20 @@ def fit_state(network: nn.Module, state: dict[str, Tensor], name: str, *, strict
         for what, keys in (("wrong shapes", shapes), ("missing", missing), ("unexpected", unexpected))
         if keys and (strict or what == "wrong shapes")
     ]
+    if len(unexpected) == len(state) and expected:
+        problems = problems or [f"none of its {len(state):,} keys is one of the network's {len(expected):,}"]
     if problems:
         raise NotServable(f"{name} does not fit the network; {'; '.join(problems)}")
     if missing or unexpected:
         log.warning("weights do not fit in full", file=name, missing=missing, unexpected=unexpected)
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(_of_the_networks_version(state, expected), strict=False)
+
+
+def _of_the_networks_version(state: dict[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Mere tensors do not say of which version of their modules they are, and some modules, as MNASNet, insist on it."""
+    versioned = OrderedDict(state)
+    versioned._metadata = getattr(expected, "_metadata", None)  # type: ignore[attr-defined]
+    return versioned
 
 
 def _without_prefix(state: dict[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.sources.built import Built
 
 
@@ -17,7 +17,5 @@ def build_from_exported(path: Path) -> Built:
     try:
         return Built(torch.export.unflatten(torch.export.load(path)))
     except Exception as error:  # a dozen types, of zip, JSON, pickle and torch
-        said = " ".join(str(error).split())[:200]
-        raise NotServable(
-            f"{path.name} is no archive of torch.export that this PyTorch reads: {type(error).__name__}: {said}"
-        ) from error
+        what = f"{path.name} is no archive of torch.export that this PyTorch reads"
+        raise NotServable(f"{what}: {type(error).__name__}: {said(error)}") from error

@@ -10,11 +10,22 @@ from typing import Any
 
 from torch import nn
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.sources.built import Built
 
 # What would fetch weights from the net, or read them from a file of the caller's choice.
-_FETCHING = frozenset({"weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"})
+_FETCHING = frozenset(
+    {
+        "weights",
+        "weights_backbone",
+        "pretrained",
+        "pretrained_backbone",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+    }
+)
 
 
 def build_from_factory(factory: str, arguments: Mapping[str, Any], allowed: Collection[str]) -> Built:
@@ -45,7 +56,7 @@ def _made(factory: str, make: Callable[[], Any]) -> nn.Module:
     try:
         network = make()
     except Exception as error:  # whatever a stranger's constructor raises
-        raise NotServable(f"factory {factory} fails: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+        raise NotServable(f"factory {factory} fails: {type(error).__name__}: {said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NotServable(f"factory {factory} gives a {type(network).__name__}, not a network")
     return network
@@ -54,8 +65,8 @@ def _made(factory: str, make: Callable[[], Any]) -> nn.Module:
 def _allowed(place: str, name: str) -> Callable[..., Any]:
     try:
         found = attrgetter(name)(import_module(place))
-    except (ImportError, AttributeError) as error:
-        raise NotServable(f"factory {place}:{name} cannot be imported: {error}") from error
+    except Exception as error:  # whatever a stranger's package raises
+        raise NotServable(f"factory {place}:{name} cannot be imported: {type(error).__name__}: {said(error)}") from error
     if not callable(found):
         raise NotServable(f"factory {place}:{name} is a {type(found).__name__}, which cannot be called")
     return found  # type: ignore[no-any-return]
@@ -66,18 +77,15 @@ def _torchvision(place: str, name: str, arguments: Mapping[str, Any]) -> Callabl
     _refuse_fetching(f"{place}:{name}", arguments)
     try:
         models = import_module("torchvision.models")
-        module = import_module(place)
     except Exception as error:  # RuntimeError where its operators were built against another PyTorch
-        raise NotServable(f"torchvision cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
-    registered = models.list_models(module=module) if module.__name__.startswith("torchvision.models") else []
-    if name not in registered:
-        raise NotServable(f"{place} has no model {name!r}{_close(name, registered or models.list_models())}")
-    backbone = {"weights_backbone": None} if _has_backbone(name, models) else {}
+        raise NotServable(f"torchvision cannot be imported: {type(error).__name__}: {said(error)}") from error
+    builders = {known: models.get_model_builder(known) for known in models.list_models()}
+    places = {known: builder.__module__.rpartition(".")[0] for known, builder in builders.items()}
+    if places.get(name) != place:
+        close = [f"{places[known]}:{known}" for known in _closest(name, list(places))]
+        raise NotServable(f"{place} has no model {name!r}{_meant(close)}")
+    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(builders[name]).parameters else {}
     return partial(models.get_model, name, weights=None, **backbone)
-
-
-def _has_backbone(name: str, models: Any) -> bool:
-    return "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
 
 
 def _timm(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
@@ -86,9 +94,10 @@ def _timm(name: str, arguments: Mapping[str, Any]) -> Callable[..., Any]:
     try:
         timm = import_module("timm")
     except Exception as error:
-        raise NotServable(f"timm cannot be imported: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise NotServable(f"timm cannot be imported: {type(error).__name__}: {said(error)}") from error
     if not timm.is_model(name):
-        raise NotServable(f"timm has no model {name!r}{_close(name, timm.list_models())}")
+        close = [f"timm:{known}" for known in _closest(name, timm.list_models())]
+        raise NotServable(f"timm has no model {name!r}{_meant(close)}")
     return partial(timm.create_model, name, pretrained=False)
 
 
@@ -99,6 +108,9 @@ def _refuse_fetching(factory: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _close(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+def _closest(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+
+
+def _meant(close: list[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Mapping
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.sources.built import Built
 
 
@@ -21,19 +21,17 @@ def build_from_module(path: Path, function: str, arguments: Mapping[str, Any], u
     Raises:
         NotServable: it fails, lacks the function, or that makes no network.
     """
-    spec = spec_from_file_location(unique, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
+    module = ModuleType(unique)
+    module.__file__ = str(path)
     sys.modules[unique] = module  # dataclasses, and torch itself, look their module up there
     try:
-        spec.loader.exec_module(module)
+        # No import: that would write into the folder, and would run a compiled file that lies there instead of this one.
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
         make = getattr(module, function)
         once = partial(make, **arguments)
         network = once()
     except Exception as error:  # whatever a stranger's file raises
-        said = " ".join(str(error).split())[:300]
-        raise NotServable(f"{path.name}, {function}(): {type(error).__name__}: {said}") from error
+        raise NotServable(f"{path.name}, {function}(): {type(error).__name__}: {said(error)}") from error
     if not isinstance(network, nn.Module):
         raise NotServable(f"{path.name}, {function}(): gives a {type(network).__name__}, not a network")
     return Built(network, once)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.sources.built import Built
 
 _WHY = "it is ONNX, whose layers are no modules; serve the PyTorch network that it was made from instead"
@@ -30,7 +30,7 @@ def build_from_onnx(path: Path, threads: int) -> Built:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own, one type for each of its status codes
-        raise NotServable(f"{path.name} is no ONNX file that ONNX Runtime reads: {' '.join(str(error).split())[:200]}") from error
+        raise NotServable(f"{path.name} is no ONNX file that ONNX Runtime reads: {said(error)}") from error
     for given in session.get_inputs():
         if not given.shape or isinstance(given.shape[0], int):
             raise NotServable(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cutaway_server.models.model import NotServable
+from cutaway_server.models.model import NotServable, said
 from cutaway_server.models.sources.built import Built
 
 _WHY = "it is TorchScript, which takes no hooks; serve the eager network, or export it by torch.export, instead"
@@ -19,4 +19,4 @@ def build_from_torchscript(path: Path) -> Built:
     try:
         return Built(torch.jit.load(path, map_location="cpu"), not_hookable=_WHY, engine="torchscript")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise NotServable(f"{path.name} is no TorchScript archive: {' '.join(str(error).split())[:200]}") from error
+        raise NotServable(f"{path.name} is no TorchScript archive: {said(error)}") from error

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 from cutaway_server.models.model import Model
-from cutaway_server.rpc.encode import without_paths
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.datatypes import BYTES, datatype
@@ -55,7 +54,7 @@ def index(models: Sequence[Listed]) -> messages.RepositoryIndexResponse:
     return messages.RepositoryIndexResponse(
         models=[
             messages.RepositoryIndexResponse.ModelIndex(
-                name=listed.name, version=listed.version, state=_STATES[listed.state], reason=without_paths(listed.reason)
+                name=listed.name, version=listed.version, state=_STATES[listed.state], reason=listed.reason
             )
             for listed in models
         ]
