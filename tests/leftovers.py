@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from server_process import wait_until
 
-POOLS = ("introspect", "call")  # a server's pools make threads when calls come, and keep them until its end
+POOLS = ("introspect", "call", "stream")  # a server's pools make threads when calls come, and keep them until its end
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cutaway_server.process.settings import Settings, split_address
 from cutaway_server.rpc.inference import SERVICE
+from cutaway_server.rpc.open_inference.service import OPEN_INFERENCE
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 K8S = {file.name: yaml.safe_load(file.read_text()) for file in (ROOT / "k8s").glob("*.yaml")}
+KSERVE = {file.stem: yaml.safe_load(file.read_text()) for file in (ROOT / "k8s" / "kserve").glob("*.yaml")}
 POD = K8S["deployment.yaml"]["spec"]["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 ENV = {entry["name"]: entry for entry in CONTAINER["env"]}
@@ -106,6 +108,10 @@ def test_the_service_leads_to_the_pod():
 @pytest.mark.parametrize(("probe", "service"), [("startupProbe", SERVICE), ("readinessProbe", SERVICE), ("livenessProbe", "")])
 def test_probes_ask_for_what_the_server_answers(probe: str, service: str, live_server: ServerProcess):
     assert CONTAINER[probe]["grpc"] == {"port": PORTS["grpc"], "service": service}
+    assert_serving(service, live_server)
+
+
+def assert_serving(service: str, live_server: ServerProcess) -> None:
     with grpc.insecure_channel(live_server.address) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -183,3 +189,37 @@ def test_the_image_has_the_projects_version():
     assert K8S["kustomization.yaml"]["images"] == [{"name": "cutaway", "newTag": version}]
     named = {file for file in K8S if file != "kustomization.yaml"}
     assert set(K8S["kustomization.yaml"]["resources"]) == named
+
+
+def test_kserves_runtime_is_set_as_the_server_is():
+    (container,) = KSERVE["servingruntime"]["spec"]["containers"]
+    assert container["name"] == "kserve-container"  # which KServe looks for
+    assert container["image"] == CONTAINER["image"]
+    assert flags_of(container["args"]) <= {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+    settings = set_values({entry["name"]: str(entry.get("value", "2")) for entry in container["env"]})
+    (port,) = container["ports"]  # another would have KServe's gateway forward one service alone
+    assert port["name"] == "h2c"
+    assert split_address(settings.listen) == ("0.0.0.0", port["containerPort"])
+    annotations = KSERVE["servingruntime"]["spec"]["annotations"]
+    assert split_address(settings.metrics) == ("0.0.0.0", int(annotations["prometheus.kserve.io/port"]))
+    assert annotations["prometheus.kserve.io/path"] == "/metrics"
+    security = container["securityContext"]
+    assert security["readOnlyRootFilesystem"]
+    assert security["runAsNonRoot"]
+    assert str(security["runAsUser"]) in DOCKERFILE
+
+
+@pytest.mark.parametrize(
+    ("probe", "service"), [("startupProbe", OPEN_INFERENCE), ("readinessProbe", OPEN_INFERENCE), ("livenessProbe", "")]
+)
+def test_kserves_probes_ask_for_what_the_server_answers(probe: str, service: str, live_server: ServerProcess):
+    (container,) = KSERVE["servingruntime"]["spec"]["containers"]
+    assert container[probe]["grpc"] == {"port": container["ports"][0]["containerPort"], "service": service}
+    assert_serving(service, live_server)
+
+
+def test_kserves_service_asks_for_the_runtime():
+    runtime, model = KSERVE["servingruntime"], KSERVE["inferenceservice"]["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in [known["name"] for known in runtime["spec"]["supportedModelFormats"]]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]

@@ -7,7 +7,7 @@
     ├── NotHookable             ├── NotIntrospectable     ├── ShuttingDown
     ├── NotReducible            ├── CamNotPossible        ├── NetworkFailed
     ├── NotReady                ├── OutOfMemory           ├── NothingToReload
-    └── NoRoom
+    ├── NoRoom                  ├── AnswerTooLarge        └── ServerFailed
 
 Messages are for the caller: what was wrong, which limit, what would work. They hold no path, no traceback, no internal name.
 """
@@ -147,6 +147,18 @@ class InputTooLarge(Refusal):
 
 
 @dataclass(eq=False)
+class AnswerTooLarge(Refusal):
+    """An answer that does not fit into one message."""
+
+    asked: int
+    limit: int
+    instead: str
+
+    def __str__(self) -> str:
+        return f"outputs: the answer takes {self.asked:,} bytes; the limit for one message is {self.limit:,}; {self.instead}"
+
+
+@dataclass(eq=False)
 class Busy(Refusal):
     """As many calls wait as may wait."""
 
@@ -237,3 +249,13 @@ class OutOfMemory(Refusal):
 
     def __str__(self) -> str:
         return f"the memory of {self.device} did not suffice for this call of {self.model!r}; send fewer samples, or smaller ones"
+
+
+@dataclass(eq=False)
+class ServerFailed(Refusal):
+    """An error of the server's own."""
+
+    request_id: str
+
+    def __str__(self) -> str:
+        return f"the server failed; its log has the cause under request id {self.request_id}"

@@ -15,19 +15,13 @@ from cutaway.cli import main
 from cutaway_server.introspection.cam import METHODS
 from cutaway_server.models.repository.load import image_spec
 from cutaway_server.models.repository.manifest import Versions, read_manifest, read_versions
+from doc_examples import BLOCK, checked
 from server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SAYS = re.compile(r"^(\S.*?)  # -> (.+)$", re.MULTILINE)
 
 WHOLE = {"network": {"factory": "timm:resnet18"}, "weights": "weights.safetensors", "inputs": [{"image": "imagenet"}]}
 YAML = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/models.md").read_text(), re.MULTILINE | re.DOTALL)
-
-
-def checked(source: str) -> str:
-    """Python in which each `expression  # -> value` became an assertion. Lines stay where they were."""
-    return SAYS.sub(lambda line: f"said = {line[1]}; assert repr(said) == {line[2]!r}, repr(said)", source)
 
 
 def run_command(line: str, address: str) -> None:

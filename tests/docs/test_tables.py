@@ -33,6 +33,8 @@ from cutaway_server.models.scores import ScoresKind
 from cutaway_server.prediction.engines import cache, choosing
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.rpc.errors import TABLE
+from cutaway_server.rpc.open_inference import messages
+from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
 from cutaway_server.rpc.served import State
 from server_process import ServerProcess
 
@@ -97,7 +99,7 @@ def test_limits():
     named = [re.fullmatch(r"`(\w+)`", row[1]) for row in rows_under("server.md", "what")]
     assert {match[1] for match in named if match} <= Settings.model_fields.keys()
     fixed = [row[1] for row, match in zip(rows_under("server.md", "what"), named, strict=True) if not match]
-    assert fixed == [str(MAX_CAPTURES), str(MAX_CAMS)]
+    assert fixed == [str(MAX_CAPTURES), str(MAX_CAMS), str(MAX_STREAMS)]
 
 
 def test_memory_bound(models: dict[str, Model]):
@@ -253,6 +255,13 @@ def test_error_codes():
     told = {row[0].strip("`") for row in rows_under("contract.md", "code")}
     assert told == {code.name for code, _ in TABLE.values()}
     assert all(issubclass(refusal, Refusal) for refusal in TABLE)
+
+
+def test_open_inference_methods():
+    told = [name for row in rows_under("open-inference.md", "method") for name in re.findall(r"`(\w+)`", row[0])]
+    (service,) = messages.DESCRIPTOR.services_by_name.values()
+    assert sorted(told) == sorted(method.name for method in service.methods)
+    assert f"{MAX_STREAMS} may be open" in page("open-inference.md")
 
 
 def test_the_json_request_is_one():

@@ -24,6 +24,8 @@ from cutaway_server.rpc.server import RpcServer
 from server_process import ServerProcess, run_server, wait_until
 
 SERVICE = "cutaway.v1.InferenceService"
+OPEN_INFERENCE = "inference.GRPCInferenceService"
+NAMES = ("", SERVICE, OPEN_INFERENCE)
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -67,7 +69,7 @@ def log_lines(server: ServerProcess) -> list[dict[str, object]]:
 # Health and reflection
 
 
-@pytest.mark.parametrize("name", ["", SERVICE])
+@pytest.mark.parametrize("name", NAMES)
 def test_health(channel: grpc.Channel, name: str):
     stub = health_pb2_grpc.HealthStub(channel)
     assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == SERVING
@@ -84,8 +86,16 @@ def test_health_of_an_unknown_service(channel: grpc.Channel):
 
 
 class _NoMethods:
+    is_ready = False
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
     def handler(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(SERVICE, {})
+        return grpc.method_handlers_generic_handler(self._service, {})
+
+    def close(self) -> None:
+        """It has nothing open."""
 
 
 def test_health_is_not_serving_until_ready_and_while_draining():
@@ -99,17 +109,20 @@ def test_health_is_not_serving_until_ready_and_while_draining():
         buffer_bytes=1,
         all_buffers_bytes=1,
     )
-    server = RpcServer(_NoMethods(), None, "127.0.0.1:0", limits=limits, waiting_predictions=1, with_reflection=False)
+    ours, open_inference = map(_NoMethods, (SERVICE, OPEN_INFERENCE))
+    server = RpcServer(ours, open_inference, None, "127.0.0.1:0", limits=limits, waiting=1, with_reflection=False)
     server.start()
     try:
         with connected(server.address) as opened:
             stub = health_pb2_grpc.HealthStub(opened)
-            seen = {name: stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=30) for name in ("", SERVICE)}
-            assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 2
+            seen = {name: stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=30) for name in NAMES}
+            assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 3
             server.ready(True)
-            assert [next(watch).status for watch in seen.values()] == [SERVING] * 2
+            assert [next(watch).status for watch in seen.values()] == [SERVING] * 3
+            assert open_inference.is_ready
             server.drain(0)
-            assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 2
+            assert [next(watch).status for watch in seen.values()] == [NOT_SERVING] * 3
+            assert not open_inference.is_ready
     finally:
         server.drain(0)
 
@@ -121,7 +134,7 @@ def services(opened: grpc.Channel) -> set[str]:
 
 
 def test_reflection(channel: grpc.Channel):
-    assert services(channel) == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert services(channel) == {SERVICE, OPEN_INFERENCE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 
 # Start lines and settings

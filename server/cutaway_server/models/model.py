@@ -78,6 +78,8 @@ class Model:
         head: path of the scores in what the network puts out; empty where that is a tensor.
         class_count: 0 where the scores are no [N, classes].
         score_classes: along axis 1 of the scores, which may have more axes; 0 where they have none.
+        scores_shape: of the scores; -1 for the batch, and for sizes that may go with the input's.
+        scores_dtype: of the scores.
         layers: empty where it cannot be introspected.
         gap_head: the global average and linear layer that it ends in; None where it does not.
         forward_seconds: a forward pass of one sample, as measured; 0 where it cannot be introspected.
@@ -101,6 +103,8 @@ class Model:
     scores_kind: ScoresKind
     class_count: int
     score_classes: int
+    scores_shape: Shape
+    scores_dtype: torch.dtype
     labels: tuple[str, ...]
     layers: LayerTable
     gap_head: GapHead | None

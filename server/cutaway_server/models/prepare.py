@@ -95,6 +95,8 @@ def prepare(
         class_count=classes if scores.ndim == 2 else 0,
         labels=tuple(labels),
         score_classes=classes,
+        scores_shape=_open_shape(scores, inputs),
+        scores_dtype=scores.dtype,
         layers=inside.layers,
         gap_head=inside.gap_head,
         forward_seconds=inside.forward_seconds,
@@ -135,6 +137,12 @@ def _first_run(network: nn.Module, arguments: tuple[Tensor, ...], head: str) -> 
     if not scores.dtype.is_floating_point:
         raise NotServable(f"the network must give floating-point scores, not {scores.dtype}")
     return head, scores
+
+
+def _open_shape(scores: Tensor, inputs: tuple[InputSpec, ...]) -> Shape:
+    """The shape of scores for any batch; of inputs that vary in size, for any of those."""
+    varies = any(spec.least for spec in inputs)
+    return (-1, *scores.shape[1:2], *(-1 if varies else size for size in scores.shape[2:]))
 
 
 def _only_tensor(output: Any) -> str:

@@ -153,6 +153,11 @@ class Batcher:
         self._thread.start()
 
     @property
+    def max_batch(self) -> int:
+        """Samples that are joined at most."""
+        return self._max_batch
+
+    @property
     def waiting(self) -> int:
         """How many predictions wait now."""
         return len(self._waiting)

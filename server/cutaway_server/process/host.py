@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,6 +161,18 @@ class Host:
         """Whether there is a model of this name."""
         with self._changed:
             return any(slot.name == name for slot in self._slots.values()) or any(one.name == name for one in self._broken)
+
+    def unload(self, name: str, deadline: float) -> None:
+        """Parks all versions of a model, each once the calls that use it are done, or have had their time to drain.
+
+        Raises:
+            UnknownModel, DeadlinePassed.
+        """
+        self.find(name, "")
+        try:
+            self.submit(lambda: self._unload(name)).result(max(0.0, deadline - time.monotonic()))
+        except NotInTime as error:
+            raise DeadlinePassed("while the model was unloaded, which goes on") from error
 
     def _hold(self, name: str, version: str, deadline: float) -> _InMemory:
         waited = False
@@ -377,6 +390,16 @@ class Host:
         """For a call that asked; a folder that is gone meanwhile has no slot any more."""
         if self._slots.get((slot.name, slot.version)) is slot and not slot.current:
             self.load(slot)
+
+    def _unload(self, name: str) -> None:
+        for slot in self.slots():
+            if slot.name != name or not slot.current:
+                continue
+            with self._changed:
+                current, slot.current = slot.current, None
+                self._park(slot, "it was unloaded; it is loaded when it is asked for")
+            log.info("the model was parked", model=slot.name, version=slot.version)
+            self._retire(current)
 
     def _put(self, slot: Slot, loaded: _InMemory) -> _InMemory | None:
         """What was there before."""

@@ -31,7 +31,12 @@ from cutaway_server.rpc import serving_thread
 from cutaway_server.rpc.admin import AdminService
 from cutaway_server.rpc.calls import Calls
 from cutaway_server.rpc.inference import InferenceService
+from cutaway_server.rpc.introspections import Introspections
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.open_inference.infer import Inferences
+from cutaway_server.rpc.open_inference.model_infer import ModelInfer
+from cutaway_server.rpc.open_inference.service import OpenInferenceService
+from cutaway_server.rpc.open_inference.streams import MAX_STREAMS
 from cutaway_server.rpc.predict import Predict
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.server import AddressInUse, RpcServer, call_threads
@@ -105,16 +110,32 @@ class Server:
         pool = call_threads(expected * (settings.lanes + settings.max_waiting_introspections) + 16, "introspect")
         self._ending.callback(pool.shutdown)
         calls = Calls(metrics, host, call_seconds=settings.call_timeout, log_success=settings.log_requests)
-        service = InferenceService(host, limits=limits, calls=calls, watch=watch, introspect_pool=pool, metrics=metrics)
+        introspections = Introspections(host, limits=limits, watch=watch, metrics=metrics)
+        service = InferenceService(
+            host, limits=limits, calls=calls, introspections=introspections, introspect_pool=pool, metrics=metrics
+        )
+        streams = call_threads(MAX_STREAMS + 16, "stream")
+        self._ending.callback(streams.shutdown)
+        inferences = Inferences(host, limits=limits, calls=calls, introspections=introspections, watch=watch)
+        open_inference = OpenInferenceService(
+            host,
+            inferences=inferences,
+            limits=limits,
+            calls=calls,
+            metrics=metrics,
+            stream_pool=streams,
+            reload=self._reload_all if settings.admin else None,
+        )
         self._rpc = rpc = RpcServer(
             service,
+            open_inference,
             AdminService(host, calls, self._reload_all) if settings.admin else None,
             settings.listen,
             limits=limits,
-            waiting_predictions=settings.max_waiting * expected,
+            waiting=expected * (settings.max_waiting + settings.lanes + settings.max_waiting_introspections),
             with_reflection=settings.reflection,
         )
-        rpc.answer([Predict(limits)], host, calls, fast_path=self._fast_path())
+        rpc.answer([Predict(limits), ModelInfer(limits, inferences)], host, calls, fast_path=self._fast_path())
         self.metrics_address = self._serve_metrics(metrics)
         rpc.start()
         self._ending.callback(rpc.drain, settings.drain)

@@ -91,7 +91,10 @@ class Settings(BaseSettings):
         description="Seconds that a model of the folder may take to load and run when it is tried, and again when it is loaded.",
     )
     poll: float = Field(0, ge=0, description="Seconds between looks at the folders of models; 0 looks at SIGHUP only.")
-    admin: bool = Field(False, description="Serve cutaway.v1.AdminService, by which callers have the folders looked at.")
+    admin: bool = Field(
+        False,
+        description="Serve cutaway.v1.AdminService, and let callers load and park models by the Open Inference Protocol.",
+    )
     listen: Address = Field("127.0.0.1:50051", description="Address of gRPC, HOST:PORT; port 0 takes a free one.")
     metrics: Address = Field("127.0.0.1:9464", description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.")
     threads: int = Field(

@@ -6,21 +6,23 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Never
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter, Histogram
 
-from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal
+from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal, ServerFailed
 from cutaway_server.metrics import Metrics
 from cutaway_server.rpc.errors import abort, code_of
 from cutaway_server.rpc.served import Models
 
 log = structlog.get_logger()
+_MODEL_FIELDS = ("model", "model_name", "name")  # of cutaway.v1, and of Open Inference
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 Metadata = Sequence[tuple[str, str | bytes]]
+OnCancel = Callable[[Callable[[], None]], None]
 
 
 class OpenCall:
@@ -37,9 +39,7 @@ class OpenCall:
 
     __slots__ = ("began", "deadline", "found", "method", "model", "on_cancel", "request_id", "stopped")
 
-    def __init__(
-        self, method: str, request_id: str, deadline: float, on_cancel: Callable[[Callable[[], None]], None], model: str = ""
-    ) -> None:
+    def __init__(self, method: str, request_id: str, deadline: float, on_cancel: OnCancel, model: str = "") -> None:
         self.method = method
         self.model = model
         self.found = False
@@ -57,6 +57,10 @@ class OpenCall:
     def seconds_left(self) -> float:
         """Until the deadline; 0 when it has passed."""
         return max(0.0, self.deadline - time.monotonic())
+
+    def stop(self, why: Refusal) -> None:
+        """Its stream is given up; the first reason counts."""
+        self.stopped = self.stopped or why
 
     def reason_to_end(self, refusal: Refusal) -> Refusal:
         """GRPC tells of a passed deadline by cancelling: say which it was."""
@@ -83,35 +87,45 @@ class Calls:
         self._counts: dict[tuple[str, str, grpc.StatusCode], tuple[Counter, Histogram]] = {}
 
     @contextmanager
-    def open(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[OpenCall]:
-        """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL."""
+    def open(
+        self,
+        method: str,
+        request: Any,
+        context: grpc.ServicerContext,
+        refuse: Callable[[grpc.ServicerContext, Refusal], Never] = abort,
+        on_cancel: OnCancel | None = None,
+    ) -> Iterator[OpenCall]:
+        """One call, from its handler's start to its end. A Refusal inside becomes its status, any other error INTERNAL.
 
-        def on_cancel(stop: Callable[[], None]) -> None:
+        Args:
+            refuse: for a request whose refusal does not end its RPC.
+            on_cancel: the call's, for a request that is not all of its RPC.
+        """
+
+        def when_ended(stop: Callable[[], None]) -> None:
             if not context.add_callback(stop):
                 stop()
 
-        call = self.begin(method, context.invocation_metadata(), context.time_remaining(), on_cancel)
-        call.model = getattr(request, "model", "")
+        call = self.begin(method, context.invocation_metadata(), context.time_remaining(), on_cancel or when_ended)
+        call.model = next((getattr(request, field) for field in _MODEL_FIELDS if hasattr(request, field)), "")
         try:
             context.set_trailing_metadata((("x-request-id", call.request_id),))
             if isinstance(request, DecodeError):
-                raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1")
+                raise BadInput("request", "bytes that are no message of this method", "its request message")
             yield call
         except Refusal as refusal:
-            abort(context, self.refused(call, refusal))
+            refuse(context, self.refused(call, refusal))
         except GeneratorExit:  # the stream was given up: nobody is there to be told
             ended = call.reason_to_end(call.stopped or Cancelled())
             log.info("ended", code=code_of(ended).name, reason=str(ended), **call.about)
             self._count(call, code_of(ended))
             raise
         except Exception:
-            context.abort(grpc.StatusCode.INTERNAL, self.failed(call))
+            refuse(context, self.failed(call))
         else:
             self.answered(call)
 
-    def begin(
-        self, method: str, metadata: Metadata, seconds_left: float | None, on_cancel: Callable[[Callable[[], None]], None]
-    ) -> OpenCall:
+    def begin(self, method: str, metadata: Metadata, seconds_left: float | None, on_cancel: OnCancel) -> OpenCall:
         """A call that has arrived.
 
         Args:
@@ -135,11 +149,11 @@ class Calls:
         self._count(call, code)
         return refusal
 
-    def failed(self, call: OpenCall) -> str:
-        """For the exception that is being handled, which is the server's own fault: what the caller is told beside INTERNAL."""
+    def failed(self, call: OpenCall) -> Refusal:
+        """For the exception that is being handled, which is the server's own fault: what the caller is to be told."""
         log.exception("the server failed", **call.about)
         self._count(call, grpc.StatusCode.INTERNAL)
-        return f"the server failed; its log has the cause under request id {call.request_id}"
+        return ServerFailed(call.request_id)
 
     def _count(self, call: OpenCall, code: grpc.StatusCode) -> None:
         known = call.model if call.found or self._models.knows(call.model) else ""

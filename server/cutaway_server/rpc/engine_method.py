@@ -1,5 +1,6 @@
 """Methods that one run of an engine answers: parse, decode, run, encode. How they are called is `fast_path`'s matter, or gRPC's."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -57,9 +58,13 @@ class EngineMethod(ABC):
     def encode(self, request: Any, model: Model, scores: Tensor) -> bytes:
         """The answer."""
 
-    def deadline(self, request: Any, call: OpenCall) -> float:
-        """On the monotonic clock, in seconds: the call's own, or an earlier one that the request asks for."""
-        return call.deadline
+    def seconds(self, request: Any) -> float:
+        """That the request gives itself; infinity where it does not.
+
+        Raises:
+            BadInput: it says so wrongly.
+        """
+        return math.inf
 
     def answer(self, request: Any, served: Served, call: OpenCall) -> bytes:
         """All steps, in a thread that may wait.
@@ -67,11 +72,19 @@ class EngineMethod(ABC):
         Raises:
             Refusal: whatever ended it.
         """
-        arguments = self.decode(request, served.model)
-        prediction = AwaitedPrediction(arguments, self.deadline(request, call), call.request_id)
-        served.batcher.submit(prediction)
-        call.on_cancel(prediction.cancel)
-        return self.encode(request, served.model, prediction.result())
+        return self.encode(request, served.model, run_engine(served, self.decode(request, served.model), call))
+
+
+def run_engine(served: Served, arguments: tuple[Tensor, ...], call: OpenCall) -> Tensor:
+    """The scores, the batch first, in a thread that may wait.
+
+    Raises:
+        Refusal: as `Batcher.submit` and `AwaitedPrediction.result`.
+    """
+    prediction = AwaitedPrediction(arguments, call.deadline, call.request_id)
+    served.batcher.submit(prediction)
+    call.on_cancel(prediction.cancel)
+    return prediction.result()
 
 
 def answer(method: EngineMethod, data: bytes, models: Models, call: OpenCall) -> bytes:
@@ -80,10 +93,21 @@ def answer(method: EngineMethod, data: bytes, models: Models, call: OpenCall) ->
     Raises:
         Refusal: whatever ended it.
     """
-    request = method.parse(data)
-    call.model = check_named(method.model(request), method.model_field, models)
-    with models.use(call.model, method.version(request), method.deadline(request, call)) as served:
+    request = opened(method, data, models, call)
+    with models.use(call.model, method.version(request), call.deadline) as served:
         return method.answer(request, served, call)
+
+
+def opened(method: EngineMethod, data: bytes, models: Models, call: OpenCall) -> Any:
+    """The request, after which the call knows its model and its deadline.
+
+    Raises:
+        BadInput: it is none, names no model, or its own limit of time is none.
+    """
+    request = method.parse(data)
+    call.model = check_named(models, method.model(request), method.model_field)
+    call.deadline = min(call.deadline, call.began + method.seconds(request))
+    return request
 
 
 def ordinary_handler(method: EngineMethod, models: Models, calls: Calls) -> "grpc.RpcMethodHandler[bytes, bytes]":

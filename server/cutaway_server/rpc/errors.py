@@ -35,6 +35,10 @@ def _too_large(refusal: errors.InputTooLarge) -> list[Message]:
     return [*_field(refusal), _info("LIMIT", asked=str(refusal.asked), limit=str(refusal.limit))]
 
 
+def _large_answer(refusal: errors.AnswerTooLarge) -> list[Message]:
+    return [_info("LIMIT", asked=str(refusal.asked), limit=str(refusal.limit))]
+
+
 def _retry(refusal: errors.Busy | errors.NoRoom) -> list[Message]:
     delay = duration_pb2.Duration()
     delay.FromNanoseconds(int(refusal.retry_after_s * 1e9))
@@ -66,6 +70,7 @@ TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Me
     errors.NotReducible: (Code.INVALID_ARGUMENT, _field),
     errors.BadInput: (Code.INVALID_ARGUMENT, _field),
     errors.InputTooLarge: (Code.INVALID_ARGUMENT, _too_large),
+    errors.AnswerTooLarge: (Code.RESOURCE_EXHAUSTED, _large_answer),
     errors.Busy: (Code.RESOURCE_EXHAUSTED, _retry),
     errors.NotIntrospectable: (Code.FAILED_PRECONDITION, _precondition),
     errors.CamNotPossible: (Code.FAILED_PRECONDITION, _precondition),
@@ -75,6 +80,7 @@ TABLE: dict[type[errors.Refusal], tuple[grpc.StatusCode, Callable[[Any], list[Me
     errors.ShuttingDown: (Code.UNAVAILABLE, _nothing),
     errors.NetworkFailed: (Code.INTERNAL, _nothing),
     errors.OutOfMemory: (Code.RESOURCE_EXHAUSTED, _memory),
+    errors.ServerFailed: (Code.INTERNAL, _nothing),
 }
 
 

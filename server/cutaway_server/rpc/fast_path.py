@@ -13,8 +13,9 @@ from cutaway_server.errors import DeadlinePassed, Refusal
 from cutaway_server.prediction.batcher import Batcher, Outcome, Prediction
 from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.engine_method import EngineMethod, answer
+from cutaway_server.rpc.engine_method import opened as open_request
 from cutaway_server.rpc.errors import status_of
-from cutaway_server.rpc.served import Held, Models, check_named
+from cutaway_server.rpc.served import Held, Models
 from cutaway_server.rpc.serving_thread import RawCall, ServingThread
 
 QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
@@ -61,17 +62,16 @@ class FastPath:
         raw, method, call = opened.raw, opened.method, opened.call
         if len(raw.data) > QUICK_BYTES:
             return False
-        request = method.parse(raw.data)
-        call.model = check_named(method.model(request), method.model_field, self._models)
-        held = self._models.take(call.model, method.version(request))
+        request = opened.request = open_request(method, raw.data, self._models, call)
+        held = opened.held = self._models.take(call.model, method.version(request))
         if held is None:
             return False
         arguments = method.at_hand(request, held.served.model)
         if arguments is None:
-            held.give_back()
+            opened.give_back()
             return False
-        opened.request, opened.held, call.found = request, held, True
-        prediction = Prediction(arguments, method.deadline(request, call), call.request_id, opened.end)
+        call.found = True
+        prediction = Prediction(arguments, call.deadline, call.request_id, opened.end)
         raw.data = b""
         self._submit(prediction, held.served.batcher, opened)
         return True
@@ -167,22 +167,25 @@ class _Open:
 
     def reply(self, data: bytes) -> None:
         """Answers."""
-        self._give_back()
+        self.give_back()
         self._calls.answered(self.call)
         self.raw.reply(data, (self._trailing,))
 
     def fail(self) -> None:
         """For the exception that is being handled: answers with INTERNAL."""
-        self._give_back()
-        self.raw.refuse(grpc.StatusCode.INTERNAL, self._calls.failed(self.call), (self._trailing,))
+        self.give_back()
+        self._tell(self._calls.failed(self.call))
 
     def _refuse(self, refusal: Refusal) -> None:
-        self._give_back()
-        refusal = self._calls.refused(self.call, refusal)
+        self.give_back()
+        self._tell(self._calls.refused(self.call, refusal))
+
+    def _tell(self, refusal: Refusal) -> None:
         code, details = status_of(refusal)
         self.raw.refuse(code, str(refusal), (self._trailing, details))
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """The model is used no longer."""
         held, self.held = self.held, None
         if held:
             held.give_back()

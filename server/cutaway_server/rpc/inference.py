@@ -1,6 +1,5 @@
 """cutaway.v1.InferenceService, but for Predict, which is an engine method: decode, call, encode."""
 
-import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,21 +8,18 @@ from typing import Any
 import grpc
 
 from cutaway.v1 import inference_pb2, introspect_pb2
-from cutaway_server.errors import BadInput, Cancelled
-from cutaway_server.introspection.call import Call
+from cutaway_server.errors import BadInput
 from cutaway_server.introspection.events import NOTHING_RAN, Started
-from cutaway_server.introspection.plan import Plan, make_plan
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.calls import Calls, OpenCall, parser, serialize
 from cutaway_server.rpc.cams import decode_cams, wants_overlays
-from cutaway_server.rpc.decode import Decoded, decode_captures, decode_inputs
+from cutaway_server.rpc.decode import decode_captures, decode_inputs
 from cutaway_server.rpc.encode import encode_listed, encode_model
+from cutaway_server.rpc.introspections import Introspections, Planned, new_seed
 from cutaway_server.rpc.limits import Limits
-from cutaway_server.rpc.pictures import drawer
 from cutaway_server.rpc.predict import check_top_k
 from cutaway_server.rpc.served import Models, Served, State, check_named
-from cutaway_server.rpc.stall_watch import StallWatch
 from cutaway_server.rpc.stream import StreamEncoder
 
 SERVICE = "cutaway.v1.InferenceService"
@@ -42,14 +38,14 @@ class InferenceService:
         *,
         limits: Limits,
         calls: Calls,
-        watch: StallWatch,
+        introspections: Introspections,
         introspect_pool: ThreadPoolExecutor,
         metrics: Metrics,
     ) -> None:
         self._models = models
         self._limits = limits
         self._calls = calls
-        self._watch = watch
+        self._introspections = introspections
         self._introspect_pool = introspect_pool
         self._metrics = metrics
 
@@ -80,7 +76,7 @@ class InferenceService:
     def get_model(self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext) -> inference_pb2.GetModelResponse:
         """One model, with its layers; of one that could not be loaded, why."""
         with self._calls.open("GetModel", request, context) as call:
-            check_named(request.model, "model", self._models)
+            check_named(self._models, request.model, "model")
             listed = self._models.find(request.model, request.version)
             if listed.state is State.FAILED:
                 return inference_pb2.GetModelResponse(model=encode_listed(listed))
@@ -90,65 +86,39 @@ class InferenceService:
     def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""
         with self._calls.open("Introspect", request, context) as open_call:
-            check_named(request.model, "model", self._models)
+            check_named(self._models, request.model, "model")
             with self._models.use(request.model, request.version, open_call.deadline) as served:
                 yield from self._introspect(served, request, open_call, context)
 
     def _introspect(
         self, served: Served, request: introspect_pb2.IntrospectRequest, open_call: OpenCall, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        began = time.monotonic()
-        plan, decoded = self._plan(served.model, request)
-        plan_seconds = time.monotonic() - began
-        self._metrics.plan_seconds.labels(plan.model.name).observe(plan_seconds)
-        encoder = StreamEncoder(plan.model, open_call.request_id, self._metrics)
+        planned = self._plan(served.model, request)
+        encoder = StreamEncoder(planned.plan.model, open_call.request_id, self._metrics)
         if request.plan_only:
-            yield encoder.encode(Started(plan))
+            yield encoder.encode(Started(planned.plan))
             yield encoder.encode(NOTHING_RAN)
             return
-        call = Call(
-            plan,
-            decoded.arguments,
-            request_id=open_call.request_id,
-            buffer_bytes=self._buffer_bytes(),
-            deadline=open_call.deadline,
-            stall_s=self._limits.stall_seconds,
-            plan_seconds=plan_seconds,
-            draw=drawer(decoded.photographs),
-        )
-        open_call.on_cancel(lambda: call.stop(Cancelled()))
-        assert served.lanes is not None
-        served.lanes.submit(call)
-        try:
-            with self._watch.watching(call, context.cancel) as stream:
-                for event in call.events():
-                    message = encoder.encode(event)
-                    with stream.sending():
-                        yield message
-        finally:
-            open_call.stopped = call.stopped
-            call.stop(Cancelled())
+        with self._introspections.run(served, planned, open_call, context.cancel) as (call, stream):
+            for event in call.events():
+                message = encoder.encode(event)
+                with stream.sending():
+                    yield message
 
-    def _buffer_bytes(self) -> int:
-        """Each lane's share of what all calls may hold for their readers, at most what one may."""
-        lanes = sum(listed.served.lanes.count for listed in self._models.all() if listed.served and listed.served.lanes)
-        return min(self._limits.buffer_bytes, self._limits.all_buffers_bytes // max(1, lanes))
-
-    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> tuple[Plan, Decoded]:
+    def _plan(self, model: Model, request: introspect_pb2.IntrospectRequest) -> Planned:
         model.check_introspectable()
         if request.without_prediction and request.top_k:
             raise BadInput("top_k", f"{request.top_k} with without_prediction", "0, or a prediction")
         check_top_k(model, request.top_k)
+        began = time.monotonic()
         captures, cams = decode_captures(request.captures), decode_cams(request.cams)
         decoded = decode_inputs(model, request.inputs, self._limits, keep_photographs=wants_overlays(request.cams))
-        plan = make_plan(
-            model.at(decoded.arguments),
-            batch=decoded.batch,
+        return self._introspections.plan(
+            model,
+            decoded,
+            began=began,
             captures=captures,
             cams=cams,
             top_k=None if request.without_prediction else request.top_k,
-            placements=decoded.placements,
-            seed=request.seed if request.HasField("seed") else secrets.randbits(63),
-            max_passes=self._limits.passes,
+            seed=request.seed if request.HasField("seed") else new_seed(),
         )
-        return plan, decoded

@@ -96,12 +96,21 @@ class Models(Protocol):
             UnknownModel, NotReady, NoRoom, Busy, DeadlinePassed, ShuttingDown.
         """
 
+    def unload(self, name: str, deadline: float) -> None:
+        """Parks all versions of a model: out of memory until one is asked for.
 
-def check_named(name: str, field: str, models: Models) -> str:
+        Args:
+            deadline: on the monotonic clock, in seconds.
+        Raises:
+            UnknownModel, DeadlinePassed.
+        """
+
+
+def check_named(models: Models, name: str, field: str) -> str:
     """The name of a model that a request gives in a field.
 
     Raises:
-        BadInput: it is empty.
+        BadInput: it is empty; says which there are.
     """
     if not name:
         raise BadInput(field, "an empty name", f"one of {', '.join(sorted({one.name for one in models.all()}))}")

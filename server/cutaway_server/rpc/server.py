@@ -1,10 +1,12 @@
-"""The gRPC server: our service, health and reflection on one port."""
+"""The gRPC server: our services, health and reflection on one port."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor_pool import Default, DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -15,6 +17,8 @@ from cutaway_server.rpc.engine_method import EngineMethod, ordinary_handler
 from cutaway_server.rpc.fast_path import FastPath
 from cutaway_server.rpc.inference import SERVICE, InferenceService
 from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.open_inference import messages
+from cutaway_server.rpc.open_inference.service import OPEN_INFERENCE, OpenInferenceService
 from cutaway_server.rpc.served import Models
 
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
@@ -35,7 +39,7 @@ class RpcServer:
     Args:
         admin: None where it is off.
         address: HOST:PORT; port 0 takes a free one.
-        waiting_predictions: how many calls of Predict may wait at the same time: each holds a thread.
+        waiting: how many unary calls may wait at the same time for a prediction or an introspection: each holds a thread.
     Raises:
         AddressInUse: another process listens there, or the host is not this machine's.
     """
@@ -43,14 +47,15 @@ class RpcServer:
     def __init__(
         self,
         service: InferenceService,
+        open_inference: OpenInferenceService,
         admin: AdminService | None,
         address: str,
         *,
         limits: Limits,
-        waiting_predictions: int,
+        waiting: int,
         with_reflection: bool,
     ) -> None:
-        self._pool = call_threads(waiting_predictions + _MANAGEMENT_THREADS, "call")
+        self._pool = call_threads(waiting + _MANAGEMENT_THREADS, "call")
         self._server = grpc.server(
             self._pool,
             options=[
@@ -59,12 +64,15 @@ class RpcServer:
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a silent half of the calls
             ],
         )
-        self._server.add_generic_rpc_handlers((service.handler(), *((admin.handler(),) if admin else ())))
+        self._open_inference = open_inference
+        self._server.add_generic_rpc_handlers((service.handler(), open_inference.handler(), *((admin.handler(),) if admin else ())))
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if with_reflection:
-            names = (SERVICE, *((ADMIN_SERVICE,) if admin else ()), health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            own = (SERVICE, OPEN_INFERENCE, *((ADMIN_SERVICE,) if admin else ()))
+            names = (*own, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            pools: Any = _Pools(Default(), messages.DESCRIPTOR.pool)
+            reflection.enable_server_reflection(names, self._server, pool=pools)
         self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         host = address.rpartition(":")[0]
         try:
@@ -90,19 +98,22 @@ class RpcServer:
     def ready(self, ready: bool) -> None:
         """Health says SERVING from now on, or NOT_SERVING."""
         status = health_pb2.HealthCheckResponse
+        self._open_inference.is_ready = ready
         self._set_health(status.SERVING if ready else status.NOT_SERVING)
 
     def drain(self, seconds: float) -> None:
         """Health goes NOT_SERVING, new calls are refused, running ones finish within so many seconds or are cancelled."""
         self._health.enter_graceful_shutdown()
+        self._open_inference.is_ready = False
+        self._open_inference.close()
         stopped = self._server.stop(seconds)
         self._health.end_watches()
         stopped.wait()
         self._pool.shutdown()
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        self._health.set("", status)
-        self._health.set(SERVICE, status)
+        for name in ("", SERVICE, OPEN_INFERENCE):
+            self._health.set(name, status)
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -134,3 +145,19 @@ class _Health(health.HealthServicer):
         """Ends each with OK, after what it was told last."""
         for send in list(self._watches):
             send(None)
+
+
+class _Pools:
+    """Descriptor pools as one, for reflection: a name is looked up in each until it is found."""
+
+    def __init__(self, *pools: DescriptorPool) -> None:
+        self._pools = pools
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def look_up(*arguments: Any) -> Any:
+            for pool in self._pools[:-1]:
+                with suppress(KeyError):
+                    return getattr(pool, method)(*arguments)
+            return getattr(self._pools[-1], method)(*arguments)
+
+        return look_up

@@ -4,11 +4,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
-from cutaway_server.errors import ReaderStalled
-from cutaway_server.introspection.call import Call
+from cutaway_server.errors import ReaderStalled, Refusal
 
 _PAUSE_S = 1.0  # past its deadline, in which a reader that only pauses may still be told so
+
+
+class Watched(Protocol):
+    """What is being sent: an introspection, or a call that waits for nothing else."""
+
+    deadline: float
+
+    def stop(self, why: Refusal, /) -> None:
+        """Ends it."""
 
 
 class StallWatch:
@@ -27,7 +36,7 @@ class StallWatch:
         self._thread.start()
 
     @contextmanager
-    def watching(self, call: Call, cancel: Callable[[], object]) -> Iterator["Stream"]:
+    def watching(self, call: Watched, cancel: Callable[[], object]) -> Iterator["Stream"]:
         """Watches one stream; `cancel` ends its RPC when its reader stalls. One that only pauses is told how its call ended."""
         stream = Stream(call, cancel)
         with self._lock:
@@ -57,7 +66,7 @@ class StallWatch:
 class Stream:
     """One stream's sends."""
 
-    def __init__(self, call: Call, cancel: Callable[[], object]) -> None:
+    def __init__(self, call: Watched, cancel: Callable[[], object]) -> None:
         self._call = call
         self._cancel = cancel
         self._since: float | None = None

@@ -12,8 +12,6 @@ class Eager:
 
     runs_python = True
 
-    runs_python = True
-
     def __init__(self, model: Model) -> None:
         self.name = model.engine.name
         self._model = model

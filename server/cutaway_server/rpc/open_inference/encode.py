@@ -1,0 +1,69 @@
+"""From scores and what an introspection gives to answers. Nothing here knows of calls."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from cutaway_server.models.model import Model
+from cutaway_server.models.scores import ScoredClass, top_classes
+from cutaway_server.models.tensor_bytes import to_bytes
+from cutaway_server.rpc.open_inference import messages
+from cutaway_server.rpc.open_inference.datatypes import BYTES, CONTENTS, datatype, join_elements, split_elements
+from cutaway_server.rpc.open_inference.outputs import SCORES
+
+
+class Output(NamedTuple):
+    """One output of an answer.
+
+    Attributes:
+        data: the elements, row-major, little-endian; of BYTES each after its length.
+    """
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: bytes
+    parameters: Mapping[str, str] = {}
+
+
+def scores_output(model: Model, scores: Tensor, best: int) -> Output:
+    """The scores, or the names of so many of the best classes."""
+    if not best:
+        return Output(SCORES, datatype(scores.dtype), scores.shape, to_bytes(scores))
+    named = [_named(model, one) for sample in top_classes(scores, model.scores_kind, best) for one in sample]
+    return Output(SCORES, BYTES, (len(scores), len(named) // len(scores)), join_elements(named))
+
+
+def _named(model: Model, one: ScoredClass) -> bytes:
+    label = f":{model.labels[one.index]}" if model.labels else ""
+    return f"{one.score:.9g}:{one.index}{label}".encode()
+
+
+def encode_answer(model: Model, request_id: str, outputs: Sequence[Output], *, typed: bool = False) -> messages.ModelInferResponse:
+    """The answer to one request.
+
+    Args:
+        typed: with the elements in `contents`, if every datatype has a field there.
+    """
+    typed = typed and all(output.datatype in CONTENTS for output in outputs)
+    answer = messages.ModelInferResponse(model_name=model.name, model_version=model.version, id=request_id)
+    for output in outputs:
+        message = answer.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
+        for key, value in output.parameters.items():
+            message.parameters[key].string_param = value
+        if typed:
+            _fill(message.contents, output)
+        else:
+            answer.raw_output_contents.append(output.data)
+    return answer
+
+
+def _fill(contents: messages.InferTensorContents, output: Output) -> None:
+    field, kind, _ = CONTENTS[output.datatype]
+    if output.datatype == BYTES:
+        contents.bytes_contents.extend(split_elements(output.data, math.prod(output.shape), field))
+    else:
+        getattr(contents, field).extend(np.frombuffer(output.data, kind).tolist())

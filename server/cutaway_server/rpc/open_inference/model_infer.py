@@ -1,0 +1,67 @@
+"""ModelInfer."""
+
+from google.protobuf.message import DecodeError
+from torch import Tensor
+
+from cutaway_server.errors import BadInput
+from cutaway_server.models.model import Model
+from cutaway_server.rpc.calls import OpenCall
+from cutaway_server.rpc.engine_method import EngineMethod
+from cutaway_server.rpc.limits import Limits
+from cutaway_server.rpc.open_inference import messages
+from cutaway_server.rpc.open_inference.decode import arguments_at_hand, decode_inputs, is_typed, timeout_of
+from cutaway_server.rpc.open_inference.encode import encode_answer, scores_output
+from cutaway_server.rpc.open_inference.infer import Inferences
+from cutaway_server.rpc.open_inference.outputs import decode_outputs
+from cutaway_server.rpc.served import Served
+
+
+class ModelInfer(EngineMethod):
+    """Scores, or the names of the best classes; where a request asks for layers or maps, those by an introspection."""
+
+    name = "ModelInfer"
+    path = "/inference.GRPCInferenceService/ModelInfer"
+    model_field = "model_name"
+
+    def __init__(self, limits: Limits, inferences: Inferences) -> None:
+        self._limits = limits
+        self._inferences = inferences
+
+    def parse(self, data: bytes) -> messages.ModelInferRequest:
+        """As its parent's."""
+        try:
+            return messages.ModelInferRequest.FromString(data)
+        except DecodeError as error:
+            raise BadInput("request", "bytes that are no message of this method", "its request message") from error
+
+    def model(self, request: messages.ModelInferRequest) -> str:
+        """As its parent's."""
+        return request.model_name
+
+    def version(self, request: messages.ModelInferRequest) -> str:
+        """As its parent's."""
+        return request.model_version
+
+    def seconds(self, request: messages.ModelInferRequest) -> float:
+        """As its parent's."""
+        return timeout_of(request)
+
+    def at_hand(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...] | None:
+        """As its parent's."""
+        return None if decode_outputs(model, request.outputs).inside else arguments_at_hand(model, request)
+
+    def decode(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...]:
+        """As its parent's."""
+        decode_outputs(model, request.outputs)
+        return decode_inputs(model, request, self._limits).arguments
+
+    def encode(self, request: messages.ModelInferRequest, model: Model, scores: Tensor) -> bytes:
+        """As its parent's."""
+        output = scores_output(model, scores, decode_outputs(model, request.outputs).best or 0)
+        return encode_answer(model, request.id, (output,), typed=is_typed(request)).SerializeToString()
+
+    def answer(self, request: messages.ModelInferRequest, served: Served, call: OpenCall) -> bytes:
+        """As its parent's."""
+        if decode_outputs(served.model, request.outputs).inside:
+            return self._inferences.inside(request, served, call).SerializeToString()
+        return super().answer(request, served, call)
