@@ -95,11 +95,7 @@ class ServingThread:
         between: Callable[[], None],
         most: int,
     ) -> None:
-        from grpc import _server  # here: a grpcio without them still serves in the ordinary form
-        from grpc._cython import cygrpc  # type: ignore[attr-defined]
-
-        self.names = cygrpc
-        self._module = _server
+        self._module, self.names = _names()
         self._state = server._state  # type: ignore[attr-defined]
         self._received = received
         self._between = between
@@ -208,6 +204,14 @@ class _Asking:
                 return ended, ()
         self.ask()
         return self._serving.arrived(self._path, event)
+
+
+def _names() -> tuple[Any, Any]:
+    """The modules of grpcio with the private names. Imported here: one without them still serves in the ordinary form."""
+    from grpc import _server
+    from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+    return _server, cygrpc
 
 
 def _take_over(module: Any) -> None:
