@@ -153,7 +153,7 @@ def print_checkup(checkup: Checkup) -> None:
     said = engine_text(engine.name, engine.speed_up, engine.deviation)
     facts.add_row("engine", f"{said}, on {model.device}, {torch.get_num_threads()} CPU threads")
     for name, why in engine.rejected:
-        facts.add_row("", f"not {name}: {why}")
+        facts.add_row(f"not {name}", why)
     facts.add_row("loading", seconds_text(checkup.load_seconds))
     for batch, seconds in checkup.seconds.items():
         facts.add_row(f"Predict, batch of {batch}", "fails" if seconds is None else f"{seconds_text(seconds)}, median of {_RUNS}")
