@@ -150,6 +150,7 @@ def _deviation(model: Model, engine: Engine) -> float:
         try:
             expected = itself.run(tuple(argument.clone() for argument in probe))
         except Exception:  # a size that the network itself does not take
+            _check_refuses(engine, probe)
             continue
         compared += 1
         greatest = max(greatest, _compared(model, engine, probe, expected))
@@ -158,8 +159,17 @@ def _deviation(model: Model, engine: Engine) -> float:
     return greatest
 
 
+def _check_refuses(engine: Engine, probe: tuple[Tensor, ...]) -> None:
+    """Raises NotTaken where an engine answers what the network itself fails on: an export forgets what Python checks."""
+    try:
+        engine.run(probe)
+    except Exception:  # as it should
+        return
+    raise NotTaken(f"the network itself fails on {_shapes(probe)}, which it would answer")
+
+
 def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected: Tensor) -> float:
-    shapes = ", ".join(str(list(argument.shape)) for argument in probe)
+    shapes = _shapes(probe)
     try:
         given = engine.run(probe)
     except Exception as error:
@@ -174,6 +184,10 @@ def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected:
     if model.class_count and not torch.equal(given.argmax(1), expected.argmax(1)):
         raise NotTaken(f"for {shapes} it says another class")
     return share
+
+
+def _shapes(probe: tuple[Tensor, ...]) -> str:
+    return ", ".join(str(list(argument.shape)) for argument in probe)
 
 
 def _probes(model: Model) -> Iterator[tuple[Tensor, ...]]:
