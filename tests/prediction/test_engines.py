@@ -96,6 +96,15 @@ class DecidesBySize(Small):
         return super().forward(x if x.shape[-1] < 50 else x.flip(1))
 
 
+class TakesFew(DecidesByValues):
+    """Refuses batches of more than four, which its operations would take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 4:
+            raise ValueError("too many")
+        return self.fc(x)
+
+
 class Whimsical(DecidesByValues):
     """Gives something else each time."""
 
@@ -211,6 +220,7 @@ def test_auto_takes_the_fastest_that_gives_the_same(tmp_path: Path) -> None:
         (DecidesByNumpy, VECTOR, r"differ|may follow one input alone|another class"),
         (DecidesByBatch, VECTOR, r"for \[1, 6\] its scores differ by .* of the largest one; the limit is 1e-04"),
         (DecidesBySize, RANGED, r"for \[1, 3, 48, 64\] its scores differ by"),
+        (TakesFew, VECTOR, r"the network itself fails on \[8, 6\], which it would answer"),
         (Whimsical, VECTOR, r"for \[1, 6\] its scores differ by"),
         (HasNoOnnx, VECTOR, "PyTorch cannot export it to ONNX: .*special_bessel_j0"),
     ],

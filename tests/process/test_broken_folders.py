@@ -125,7 +125,7 @@ def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(roots: tuple[Path, Path]) -> Iterator[ServerProcess]:
     folders = [word for root in roots for word in ("--models", str(root))]
     limits = ["--load-timeout", "3", "--model-memory-mib", "1", "--drain", "1", "--lanes", "1", "--threads", "1"]
-    with run_server(*folders, "--allow-code", "--admin", *limits) as running:
+    with run_server(*folders, "--allow-code", "--admin", "--engine", "eager", *limits) as running:
         yield running
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 import cutaway
 import cutaway_server
 from cutaway.cli import main
+from cutaway.v1 import admin_pb2, admin_pb2_grpc
 from server_process import ServerProcess, run_server
 
 PROGRAM = '''
@@ -223,7 +225,8 @@ def test_the_check_of_a_model_tells_of_engines(folder: Path) -> None:
 
     assert re.search(r"engine +│ openvino, \d+\.\d times as fast as the network itself", check("named"))
     (report,) = json.loads(check("decides", "--json"))
-    assert (report["engine"]["name"], report["engine"]["speed_up"]) == ("eager", 1)
+    assert (report["engine"], report["engine_speed_up"]) == ("eager", 1)
+    assert "it decides by the values" in report["engines_rejected"]["onnxruntime"]
 
 
 def test_a_second_start_exports_nothing(tmp_path: Path) -> None:
@@ -244,6 +247,29 @@ def test_a_second_start_exports_nothing(tmp_path: Path) -> None:
     with run_server(*flags) as running, cutaway.Client(running.address, timeout=60) as connected:
         assert connected.model("one").engine.name == "onnxruntime"
         np.testing.assert_array_equal(connected.predict("one", drawn(2, 3, 20, 20)).scores, scores)
+
+
+def test_new_weights_get_a_new_file(tmp_path: Path) -> None:
+    root, cache, x = tmp_path / "models", tmp_path / "cache", drawn(2, 3, 20, 20)
+    folder = write(root, "one", "Small", serving={"engine": "onnxruntime"})
+    flags = ("--models", str(root), "--allow-code", "--threads", "1", "--engine-cache", str(cache), "--admin")
+    with run_server(*flags) as running, cutaway.Client(running.address, timeout=60) as connected:
+        before = connected.predict("one", x).scores
+        state = torch.load(folder / "w.pt")
+        torch.save({key: value * 2 for key, value in state.items()}, folder / "w.pt")
+        for path in cache.iterdir():
+            path.unlink()
+        with grpc.insecure_channel(running.address) as channel:
+            admin_pb2_grpc.AdminServiceStub(channel).ReloadModels(admin_pb2.ReloadModelsRequest(), timeout=60)
+        model = connected.model("one")
+        after = connected.predict("one", x).scores
+    assert (model.engine.name, model.state_reason) == ("onnxruntime", "")
+    doubled = network(folder, "Small")
+    doubled.load_state_dict(torch.load(folder / "w.pt"))
+    with torch.no_grad():
+        expected = doubled(torch.from_numpy(x))
+    np.testing.assert_allclose(after, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    assert not np.allclose(before, after)
 
 
 def test_without_a_cache_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,8 @@ def server(root: Path) -> Iterator[ServerProcess]:
         FACTORY,
         "--poll",
         "0.1",
+        "--engine",
+        "eager",  # tests/process/test_engines.py has others
         "--threads",
         "1",
         "--max-batch",

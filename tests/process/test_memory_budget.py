@@ -36,7 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, gates: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(root: Path) -> Iterator[ServerProcess]:
-    budget = ["--model-memory-mib", "1", "--drain", "1", "--lazy"]
+    budget = ["--model-memory-mib", "1", "--drain", "1", "--lazy", "--engine", "eager"]
     with run_server("--models", str(root), "--allow-code", *budget, "--threads", "1", "--max-batch", "1") as running:
         yield running
 

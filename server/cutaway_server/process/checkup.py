@@ -112,7 +112,10 @@ class Checkup:
             "file_digest": model.file_digest,
             "parameters": model.parameter_count,
             "bytes": model.weight_bytes,
-            "engine": {"speed_up": model.engine.speed_up, **model.engine.as_json(), "file": None, "sha256": None},
+            "engine": model.engine.name,
+            "engine_speed_up": model.engine.speed_up,
+            "engine_deviation": model.engine.deviation,
+            "engines_rejected": dict(model.engine.rejected),
             "device": str(model.device),
             "inputs": [{"name": spec.name, "shape": shape_text(spec), "image": bool(spec.image)} for spec in model.inputs],
             "head": model.head,
@@ -153,7 +156,7 @@ def print_checkup(checkup: Checkup) -> None:
     said = engine_text(engine.name, engine.speed_up, engine.deviation)
     facts.add_row("engine", f"{said}, on {model.device}, {torch.get_num_threads()} CPU threads")
     for name, why in engine.rejected:
-        facts.add_row("", f"not {name}: {why}")
+        facts.add_row(f"not {name}", why)
     facts.add_row("loading", seconds_text(checkup.load_seconds))
     for batch, seconds in checkup.seconds.items():
         facts.add_row(f"Predict, batch of {batch}", "fails" if seconds is None else f"{seconds_text(seconds)}, median of {_RUNS}")

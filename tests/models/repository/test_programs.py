@@ -370,7 +370,7 @@ ONNX = {"network": {"onnx": "net.onnx"}, "inputs": INPUTS}
 def test_onnx_predicts_and_says_why_it_shows_nothing(write, loaded, eager: Net, expected: np.ndarray) -> None:
     file = onnx_file(eager).SerializeToString()
     model = loaded(write(ONNX, {"net.onnx": file}))  # no program, so no flag
-    assert (model.engine, model.file_digest) == ("onnxruntime", hashlib.sha256(file).hexdigest())
+    assert (model.engine.name, model.file_digest) == ("onnxruntime", hashlib.sha256(file).hexdigest())
     assert model.weights_digest == model.file_digest
     scores, error, described = served(model, refused)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
