@@ -14,7 +14,7 @@ from cutaway_server.metrics import Metrics
 from cutaway_server.prediction.batcher import AwaitedPrediction, Batcher
 from server_process import wait_until
 
-FAR = time.monotonic() + 1000
+FAR = 1000.0  # seconds
 
 
 class Gate:
@@ -49,8 +49,8 @@ def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterat
         opened.close()
 
 
-def prediction(*values: float, deadline: float = FAR) -> AwaitedPrediction:
-    return AwaitedPrediction((torch.tensor(values)[:, None],), deadline, "id")
+def prediction(*values: float, deadline: float | None = None) -> AwaitedPrediction:
+    return AwaitedPrediction((torch.tensor(values)[:, None],), deadline or time.monotonic() + FAR, "id")
 
 
 def submit(to: Batcher, *waiting: AwaitedPrediction) -> list[AwaitedPrediction]:

@@ -221,7 +221,7 @@ def test_another_grpcio_is_served_by_ordinary_handlers(
 ) -> None:
     names = serving_thread._names
     monkeypatch.setattr(serving_thread, "_names", lambda: tuple(Without(module, name) for module in names()))
-    monkeypatch.setattr(serving_thread, "_TRY_SECONDS", 1.0)
+    monkeypatch.setattr(serving_thread, "_TRY_SECONDS", 0.5)
     assert serving_thread.check()
     with Server([models["mnist"]], load_settings(QUIET)) as server, cutaway.Client(server.address, timeout=20) as client:
         assert metric_at(server.metrics_address, "cutaway_fast_path") == 0

@@ -84,6 +84,8 @@ class ServingThread:
         between: called on the serving thread whenever no more calls are there to be received, and a few times a second while calls
             are open.
         most: calls that are received at most before `between` is called.
+    Attributes:
+        given_up: whether the thread is to end, whatever is still open.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class ServingThread:
         self._received = received
         self._between = between
         self._most = most
+        self.given_up = False
         self._fresh = 0
         self._asking = {path: _Asking(self, path) for path in paths}
         for path in paths:
@@ -123,7 +126,7 @@ class ServingThread:
         nothing = self.names.CompletionType.queue_timeout
         for asking in self._asking.values():
             asking.ask()
-        while True:
+        while not self.given_up:
             # Open calls have deadlines that someone must look at; with none there is nothing to do before the next event.
             event = poll(time.time() + (_LOOK_SECONDS if state.rpc_states else 1.0))
             if state.server_deallocated:
@@ -243,22 +246,23 @@ def _try() -> str:
     waiting: list[RawCall] = []
 
     def answer() -> None:
-        for call in waiting:
+        while waiting:
+            call = waiting.pop()
             if call.data == b"refuse":
                 call.refuse(grpc.StatusCode.OUT_OF_RANGE, "refused", ())
             else:
                 call.reply(call.data * 2, (("x-request-id", "1"),))
-        waiting.clear()
 
     with ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-        ServingThread(server, ["/check/Echo"], received=waiting.append, between=answer, most=8)
+        serving = ServingThread(server, ["/check/Echo"], received=waiting.append, between=answer, most=8)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
             problem = _ask(f"127.0.0.1:{port}")
         finally:
             stopped = server.stop(_TRY_SECONDS).wait(2 * _TRY_SECONDS)
+            serving.given_up = True
     return problem or ("" if stopped else "the server did not stop")
 
 
