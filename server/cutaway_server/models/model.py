@@ -61,9 +61,9 @@ class InputSpec:
 
     def fits(self, shape: Iterable[int]) -> bool:
         """Whether a tensor of this shape may be an input, whatever its batch."""
-        _, *sizes = shape
+        sizes = tuple(shape)[1:]
         if not self.least:
-            return sizes == [*self.shape[1:]]
+            return sizes == self.shape[1:]
         if len(sizes) != len(self.shape) - 1:
             return False
         return all(low <= size <= high for low, size, high in zip(self.least[1:], sizes, self.most[1:], strict=True))

@@ -1,5 +1,7 @@
 """From what the wings give to messages."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.layer_table import Layer, LayerKind
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes
+from cutaway_server.models.tensor_bytes import to_bytes
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.tensors import WIRE_DTYPES, duration, encode_tensor
 
@@ -99,6 +102,22 @@ def encode_prediction(model: Model, scores: Tensor, top_k: int) -> predict_pb2.P
         scores_kind=SCORES_KINDS[model.scores_kind],
         top=encode_top(top_classes(scores, model.scores_kind, top_k), model.labels),
     )
+
+
+def encode_scores(model: Model, scores: Tensor) -> bytes:
+    """The answer of Predict without best classes, in bytes: nothing but the data differs from one answer of a shape to the next."""
+    head, tail = _around_scores(model.name, model.version, model.scores_kind, scores.dtype, scores.shape)
+    return b"".join((head, to_bytes(scores), tail))
+
+
+@lru_cache(256)
+def _around_scores(name: str, version: str, kind: ScoresKind, dtype: torch.dtype, shape: torch.Size) -> tuple[bytes, bytes]:
+    """What stands before the data, and after it: fields are written in the order of their numbers."""
+    data = bytes(shape.numel() * dtype.itemsize)
+    tensor = tensor_pb2.Tensor(dtype=WIRE_DTYPES[dtype], shape=shape, data=data)
+    tail = predict_pb2.PredictResponse(scores_kind=SCORES_KINDS[kind]).SerializeToString()
+    whole = predict_pb2.PredictResponse(model=name, version=version, scores=tensor, scores_kind=SCORES_KINDS[kind])
+    return whole.SerializeToString()[: -len(tail) - len(data)], tail
 
 
 def encode_top(top: list[list[ScoredClass]], labels: tuple[str, ...]) -> list[predict_pb2.TopClasses]:

@@ -15,7 +15,7 @@ from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.engine_method import EngineMethod, answer
 from cutaway_server.rpc.engine_method import opened as open_request
 from cutaway_server.rpc.errors import status_of
-from cutaway_server.rpc.served import Held, Models
+from cutaway_server.rpc.served import Held, Models, Served
 from cutaway_server.rpc.serving_thread import RawCall, ServingThread
 
 QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
@@ -35,6 +35,7 @@ class FastPath:
         self._models = models
         self._calls = calls
         self._pool = pool
+        self._held: dict[tuple[str, str], Held] = {}  # models in use, by what calls asked for, in this round
         self._waiting: dict[Batcher, deque[Prediction]] = {}
         self._elsewhere: set[Prediction] = set()
 
@@ -63,21 +64,24 @@ class FastPath:
         if len(raw.data) > QUICK_BYTES:
             return False
         request = opened.request = open_request(method, raw.data, self._models, call)
-        held = opened.held = self._models.take(call.model, method.version(request))
+        named = call.model, method.version(request)
+        held = self._held.get(named) or self._models.take(*named)
         if held is None:
             return False
+        self._held[named] = held
         arguments = method.at_hand(request, held.served.model)
         if arguments is None:
-            opened.give_back()
             return False
-        call.found = True
+        call.found, opened.served = True, held.served
         prediction = Prediction(arguments, call.deadline, call.request_id, opened.end)
         raw.data = b""
-        self._submit(prediction, held.served.batcher, opened)
+        self._submit(prediction, named, opened)
         return True
 
-    def _submit(self, prediction: Prediction, batcher: Batcher, opened: "_Open") -> None:
+    def _submit(self, prediction: Prediction, named: tuple[str, str], opened: "_Open") -> None:
+        batcher = self._held[named].served.batcher
         if not batcher.runs_at_once:
+            opened.held = self._models.take(*named)  # for longer than this round
             opened.raw.watch(prediction.cancel)
             batcher.submit(prediction)
             self._elsewhere.add(prediction)
@@ -92,6 +96,9 @@ class FastPath:
         waiting, self._waiting = self._waiting, {}
         for batcher, predictions in waiting.items():
             batcher.run(predictions)
+        held, self._held = self._held, {}
+        for one in held.values():
+            one.give_back()
         if self._elsewhere:
             now = time.monotonic()
             self._elsewhere = {prediction for prediction in self._elsewhere if not prediction.ended}
@@ -141,7 +148,7 @@ class _GivenUp:
 class _Open:
     """A call that is answered once, from any thread, with its account. Nothing here raises."""
 
-    __slots__ = ("_calls", "_trailing", "call", "held", "method", "raw", "request")
+    __slots__ = ("_calls", "_trailing", "call", "held", "method", "raw", "request", "served")
 
     def __init__(self, raw: RawCall, method: EngineMethod, call: OpenCall, calls: Calls) -> None:
         self.raw = raw
@@ -149,6 +156,7 @@ class _Open:
         self.call = call
         self.request: Any = None
         self.held: Held | None = None
+        self.served: Served | None = None
         self._calls = calls
         self._trailing = ("x-request-id", call.request_id)
 
@@ -158,8 +166,8 @@ class _Open:
             if isinstance(outcome, Refusal):
                 self._refuse(outcome)
             else:
-                assert self.held is not None
-                self.reply(self.method.encode(self.request, self.held.served.model, outcome))
+                assert self.served is not None
+                self.reply(self.method.encode(self.request, self.served.model, outcome))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:

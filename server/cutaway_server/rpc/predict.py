@@ -7,7 +7,7 @@ from cutaway.v1 import predict_pb2
 from cutaway_server.errors import BadInput
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import decode_inputs, inputs_at_hand
-from cutaway_server.rpc.encode import encode_prediction
+from cutaway_server.rpc.encode import encode_prediction, encode_scores
 from cutaway_server.rpc.engine_method import EngineMethod
 from cutaway_server.rpc.limits import Limits
 
@@ -48,6 +48,8 @@ class Predict(EngineMethod):
 
     def encode(self, request: predict_pb2.PredictRequest, model: Model, scores: Tensor) -> bytes:
         """As its parent's."""
+        if not request.top_k:
+            return encode_scores(model, scores)
         return encode_prediction(model, scores, request.top_k).SerializeToString()
 
 

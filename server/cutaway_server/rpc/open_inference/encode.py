@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from cutaway_server.models.model import Model
@@ -40,6 +42,22 @@ def scores_output(model: Model, scores: Tensor, best: int) -> Output:
 def _named(model: Model, one: ScoredClass) -> bytes:
     label = f":{model.labels[one.index]}" if model.labels else ""
     return f"{one.score:.9g}:{one.index}{label}".encode()
+
+
+def encode_scores(model: Model, request_id: str, scores: Tensor) -> bytes:
+    """The answer with raw scores alone, in bytes: nothing but the data and the id differ from one answer of a shape to the next."""
+    head = _before_scores(model.name, model.version, scores.dtype, scores.shape)
+    rest = messages.ModelInferResponse(id=request_id).SerializeToString() if request_id else b""  # fields may come in any order
+    return b"".join((head, to_bytes(scores), rest))
+
+
+@lru_cache(256)
+def _before_scores(name: str, version: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+    """What stands before the data: it is the last field."""
+    data = bytes(shape.numel() * dtype.itemsize)
+    answer = messages.ModelInferResponse(model_name=name, model_version=version, raw_output_contents=[data])
+    answer.outputs.add(name=SCORES, datatype=datatype(dtype), shape=shape)
+    return answer.SerializeToString()[: -len(data)]
 
 
 def encode_answer(model: Model, request_id: str, outputs: Sequence[Output], *, typed: bool = False) -> messages.ModelInferResponse:

@@ -10,7 +10,7 @@ from cutaway_server.rpc.engine_method import EngineMethod
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.decode import arguments_at_hand, decode_inputs, is_typed, timeout_of
-from cutaway_server.rpc.open_inference.encode import encode_answer, scores_output
+from cutaway_server.rpc.open_inference.encode import encode_answer, encode_scores, scores_output
 from cutaway_server.rpc.open_inference.infer import Inferences
 from cutaway_server.rpc.open_inference.outputs import decode_outputs
 from cutaway_server.rpc.served import Served
@@ -57,8 +57,11 @@ class ModelInfer(EngineMethod):
 
     def encode(self, request: messages.ModelInferRequest, model: Model, scores: Tensor) -> bytes:
         """As its parent's."""
-        output = scores_output(model, scores, decode_outputs(model, request.outputs).best or 0)
-        return encode_answer(model, request.id, (output,), typed=is_typed(request)).SerializeToString()
+        best, typed = decode_outputs(model, request.outputs).best or 0, is_typed(request)
+        if not best and not typed:
+            return encode_scores(model, request.id, scores)
+        output = scores_output(model, scores, best)
+        return encode_answer(model, request.id, (output,), typed=typed).SerializeToString()
 
     def answer(self, request: messages.ModelInferRequest, served: Served, call: OpenCall) -> bytes:
         """As its parent's."""
