@@ -139,6 +139,7 @@ def unit_of(name: str) -> str:
         "info": "engines",
         "deviation": "share",
         "up": "times",
+        "path": "1 or 0",
     }.get(name.rpartition("_")[2], "mirrors")
 
 
