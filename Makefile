@@ -13,7 +13,7 @@ GRPC_TOOLS := grpcio-tools==1.66.2
 # Clients of the Open Inference Protocol, each in an environment of its own: they cannot be imported into one process.
 CLIENTS := $(patsubst tests/open_inference/clients/%.txt,$(VENV)/%/installed,$(wildcard tests/open_inference/clients/*.txt))
 
-.PHONY: demo demo-photo test test-cuda compatibility check protos bench train clean
+.PHONY: demo demo-photo test test-oldest test-cuda compatibility check protos bench train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,12 @@ demo-photo: $(VENV)/server ## The same with photographs, and a network trained o
 
 test: $(VENV)/dev $(CLIENTS) ## All tests
 	$(BIN)/python -m pytest $(ARGS)
+
+$(VENV)/oldest: tests/oldest.txt $(VENV)/dev
+	rm -rf $@ && $(PIP) --no-deps --target $@ -r tests/oldest.txt
+
+test-oldest: $(VENV)/oldest ## The tests of rpc on the oldest grpcio and protobuf that we allow
+	PYTHONPATH=$(VENV)/oldest $(BIN)/python -m pytest tests/rpc $(ARGS)
 
 test-cuda: $(VENV)/dev ## The tests that need a GPU
 	$(BIN)/python -m pytest tests/cuda -m cuda $(ARGS)

@@ -135,7 +135,8 @@ def test_a_deadline_that_has_passed_costs_nobody_else(channel: grpc.Channel, ser
     ask = channel.unary_unary(PREDICT)
     late = [ask.future(predict(x[:1]), timeout=1e-6) for _ in range(20)]
     assert scores(PREDICT, ask(predict(x[:1]), timeout=20)).shape == (1, 10)
-    assert {call.exception(20).code() for call in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    ends = [call.exception(20) for call in late]  # some may be answered even so
+    assert {error.code() for error in ends if error} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 def test_cancelled_calls_leave_nothing(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
