@@ -15,7 +15,7 @@ from cutaway_server.models.repository.add import add
 from server_process import run_server
 
 HERE = Path(__file__).parent
-ONE_THREAD = ["--threads", "1", "--lane-threads", "1", "--max-batch", "1", "--lanes", "1"]
+ONE_THREAD = ["--threads", "1", "--lane-threads", "1", "--max-batch", "1", "--engine", "eager", "--lanes", "1"]
 BOUNDED = ["--lazy", "--model-memory-mib", "700", "--call-timeout", "300"]
 
 
