@@ -24,6 +24,9 @@ _FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^/\s'\"]+)+/")  # of an absolute path
 class NotServable(ValueError):
     """A network that cannot be served. The message says why in one line that callers may read; its cause is for the log."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(why.encode("utf-8", "replace").decode())  # it may quote a file: lone surrogates cannot be sent
+
 
 def said(error: BaseException) -> str:
     """What an error of others' code says, in one line that callers may read: files by their names, without their folders."""
