@@ -104,8 +104,11 @@ def test_labels_of_a_file(model, name: str, content: str | bytes) -> None:
 def test_labels_come_with_the_model_and_its_answers(model) -> None:
     made = model(labels="labels.txt", files={"labels.txt": "\n".join(ANIMALS)})
     x = np.random.default_rng(0).normal(size=(1, 3, 8, 9)).astype(np.float32)
-    told, predicted = served(made, lambda client: (client.model("net"), client.predict("net", x, top_k=4)))
+    (listed,), told, predicted = served(
+        made, lambda client: (client.models(), client.model("net"), client.predict("net", x, top_k=4))
+    )
     assert list(told.labels) == ANIMALS
+    assert listed.labels == (), "a list of many models fits into a message, whatever labels they have"
     assert [one.label for one in predicted.top[0]] == [ANIMALS[index] for index in np.argsort(-predicted.scores[0])]
 
 
@@ -150,7 +153,9 @@ def test_labels_are_never_guessed(model) -> None:
         ("l.json", "9" * 5000, r"l\.json is no JSON"),
         ("l.json", '["a"', r"l\.json is no JSON"),
         ("l.txt", b"\xff\xfe", r"l\.txt is not UTF-8"),
-        ("l.txt", bytes((16 << 20) + 1), r"l\.txt has 16,777,217 bytes; the limit is 16,777,216"),
+        ("l.txt", bytes((1 << 20) + 1), r"l\.txt has 1,048,577 bytes; the limit is 1,048,576"),
+        ("l.txt", f"a\n{'b' * 1001}\nc\nd", r"l\.txt: label 1 has 1,001 characters; the limit is 1,000$"),
+        ("l.json", r'["a", "b", "c", "d\ud800"]', r"l\.json: label 3 is 'd\\ud800', which is no text: \\ud800 stands alone$"),
         ("other.txt", "a", "there is no file l.txt"),
         ("imagenet", "a\nb\nc\nd", "1000 labels for 4 classes"),
     ],
