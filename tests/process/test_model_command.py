@@ -13,10 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from onnx import helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -185,6 +187,28 @@ def test_a_file_that_brings_its_weights(tmp_path: Path, root: Path, weights: Pat
     assert run(*add).exit_code == 0
     assert (root / "script" / "1" / "network.pt").read_bytes() == (tmp_path / "net.pt").read_bytes()
     assert "weights are for factory and module; network.pt brings its own" in fails(*add, "--weights", weights)
+
+
+def test_onnx_with_its_tensors_beside_it(tmp_path: Path, root: Path) -> None:
+    tensors = [numpy_helper.from_array(STATE["weight"].numpy(), "weight"), numpy_helper.from_array(STATE["bias"].numpy(), "bias")]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", width]) for name, width in (("x", 6), ("y", 3))]
+    node = helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1)
+    graph = helper.make_graph([node], "net", ends[:1], ends[1:], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    onnx.save(made, tmp_path / "mine" / "mine.onnx", save_as_external_data=True, location="data/all.bin", size_threshold=0)
+    add = ("add", "linear", "--models", root, "--onnx", tmp_path / "mine" / "mine.onnx", "--shape", "6")
+    assert run(*add).exit_code == 0
+    folder = root / "linear" / "1"
+    assert (folder / "data" / "all.bin").read_bytes() == (tmp_path / "mine" / "data" / "all.bin").read_bytes()
+    checked = run("check", folder)
+    size = (folder / "network.onnx").stat().st_size + 84
+    assert re.search(rf"weights +│ {size} B, digest", checked.stdout), checked.output
+    (tmp_path / "mine" / "data" / "all.bin").unlink()
+    said = fails(*add)
+    assert "mine.onnx has tensors in 'all.bin', and no such file lies beside it or in a folder there" in said
+    assert str(tmp_path) not in said
+    assert [path.name for path in (root / "linear").iterdir()] == ["1"]
 
 
 # check

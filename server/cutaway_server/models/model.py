@@ -89,6 +89,7 @@ class Model:
         list_layers: the layer table for other sizes of the inputs than the usual.
         weights_digest: SHA-256, hexadecimal.
         file_digest: SHA-256 of the file that the weights came from, hexadecimal; empty where there is none.
+        file_bytes: of that file, where its weights are no parameters, as those of ONNX.
         autocast: dtype that operations run in where PyTorch deems that safe; None for the weights' own.
         engine: what runs a forward pass of Predict: "eager" is PyTorch, operation by operation.
     """
@@ -113,6 +114,7 @@ class Model:
     weights_digest: str
     device: torch.device
     file_digest: str = ""
+    file_bytes: int = 0
     autocast: torch.dtype | None = None
     engine: str = "eager"
 
@@ -123,8 +125,8 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
-        """What its parameters and buffers take in memory."""
-        return sum(tensor.nbytes for tensor in chain(self.network.parameters(), self.network.buffers()))
+        """What its parameters and buffers take in memory; about that, where they are an engine's own."""
+        return self.file_bytes + sum(tensor.nbytes for tensor in chain(self.network.parameters(), self.network.buffers()))
 
     def check_introspectable(self) -> None:
         """Raises:

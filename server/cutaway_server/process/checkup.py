@@ -120,9 +120,8 @@ def print_checkup(checkup: Checkup) -> None:
     """For people."""
     model, out = checkup.model, stdout()
     facts = Table(show_header=False, title=f"{model.name} version {model.version}")
-    facts.add_row(
-        "weights", f"{model.parameter_count:,} parameters, {bytes_text(model.weight_bytes)}, digest {model.weights_digest[:16]}…"
-    )
+    parameters = f"{model.parameter_count:,} parameters, " if model.parameter_count or not model.weight_bytes else ""
+    facts.add_row("weights", f"{parameters}{bytes_text(model.weight_bytes)}, digest {model.weights_digest[:16]}…")
     if model.file_digest:
         facts.add_row("file", f"SHA-256 {model.file_digest}")
     for spec in model.inputs:

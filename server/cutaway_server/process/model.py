@@ -134,6 +134,7 @@ def add(
     """
     from cutaway_server.models.repository import add as folder
     from cutaway_server.models.repository.load import Hardware, load
+    from cutaway_server.models.repository.onnx_files import onnx_files
 
     given = {source: value for source, value in sources.items() if value}
     if len(given) != 1:
@@ -154,6 +155,8 @@ def add(
         }
         if source != "factory":
             files = {**files, own: value}
+        if source == "onnx":
+            files = {**onnx_files(value).beside, **files}
         permissions = _permissions(allow_code, allow_factory)
 
         def check(path: Path, chosen: str) -> None:

@@ -1,7 +1,7 @@
 """From a folder with a `model.yaml` to a model that is ready."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cutaway_server.models.presets import PRESETS
 from cutaway_server.models.repository.files import checked_digest, file_in
 from cutaway_server.models.repository.labels import read_labels
 from cutaway_server.models.repository.manifest import MANIFEST, Image, Input, Manifest, Network, read_manifest
+from cutaway_server.models.repository.onnx_files import onnx_files
 from cutaway_server.models.repository.weights import fit_state, read_state
 from cutaway_server.models.sources.built import Built
 from cutaway_server.models.sources.exported import build_from_exported
@@ -83,6 +84,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
     own = None if hardware.fixed else manifest.serving.device
     device = pick_device("cpu" if manifest.network.onnx else own or hardware.device)
     network = built.network.to(device)
+    names = built.takes or _parameters(network)
     autocast = getattr(torch, manifest.serving.autocast) if manifest.serving.autocast else None
 
     def prepared(factory: Callable[[], nn.Module] | None) -> Model:
@@ -90,7 +92,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
             network,
             name=name,
             version=version,
-            inputs=tuple(_spec(given, position, network) for position, given in enumerate(manifest.inputs)),
+            inputs=tuple(_spec(given, position, names) for position, given in enumerate(manifest.inputs)),
             head=manifest.head,
             scores_kind=manifest.scores_kind,
             labels=read_labels(folder, manifest.labels),
@@ -106,7 +108,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
         copied = prepared(None)  # networks whose factory gives none like it may be mirrored all the same
         model = model if copied.not_introspectable else copied
     _check_finite(model)
-    return replace(model, weights_digest=network_digest) if manifest.network.onnx else model
+    return replace(model, weights_digest=network_digest, file_bytes=built.file_bytes) if manifest.network.onnx else model
 
 
 def _build(folder: Path, network: Network, unique: str, permissions: Permissions, hardware: Hardware) -> tuple[Built, str]:
@@ -119,12 +121,16 @@ def _build(folder: Path, network: Network, unique: str, permissions: Permissions
         raise NotServable(
             f"{network.file} is a program, or can hold one, and is not read; the operator allows that by --allow-code"
         )
+    if network.onnx:
+        files = onnx_files(path)
+        digest = files.checked_digest(network.file, network.sha256)
+        return replace(build_from_onnx(path, hardware.threads), file_bytes=files.bytes), digest
     digest = checked_digest(path, network.file, network.sha256)
     if network.module:
         return build_from_module(path, network.callable, network.arguments, unique), digest
     if network.exported:
         return build_from_exported(path), digest
-    return build_from_torchscript(path) if network.torchscript else build_from_onnx(path, hardware.threads), digest
+    return build_from_torchscript(path), digest
 
 
 def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
@@ -141,7 +147,7 @@ def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
     return digest
 
 
-def _spec(given: Input, position: int, network: nn.Module) -> InputSpec:
+def _spec(given: Input, position: int, names: Sequence[str]) -> InputSpec:
     image = image_spec(given.image) if given.image else None
     sizes: list[int | list[int]] = list(given.shape or ())
     if image and not sizes:
@@ -149,7 +155,7 @@ def _spec(given: Input, position: int, network: nn.Module) -> InputSpec:
     ends = [size if isinstance(size, list) else [size, size] for size in sizes]
     varies = any(low != high for low, high in ends)
     spec = InputSpec(
-        name=given.name or _parameter(network, position),
+        name=given.name or (names[position] if position < len(names) else f"x{position or ''}"),
         dtype=getattr(torch, given.dtype),
         shape=(-1, *(low if low == high else -1 for low, high in ends)),
         image=image,
@@ -183,15 +189,14 @@ def image_spec(image: Image) -> ImageSpec:
     return spec
 
 
-def _parameter(network: nn.Module, position: int) -> str:
-    """The name of the forward method's parameter there; x, x1, x2 … where it has none."""
+def _parameters(network: nn.Module) -> list[str]:
+    """The names of the forward method's parameters, as far as it tells."""
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = list(inspect.signature(network.forward).parameters.values())
     except (ValueError, TypeError):  # TorchScript's methods have none that Python sees
         parameters = []
-    names = [parameter.name for parameter in parameters if parameter.kind in by_position]
-    return names[position] if position < len(names) else f"x{position or ''}"
+    return [parameter.name for parameter in parameters if parameter.kind in by_position]
 
 
 def _check_finite(model: Model) -> None:

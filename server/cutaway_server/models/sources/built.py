@@ -14,9 +14,13 @@ class Built:
         factory: makes it anew, with other weights; None where nothing does.
         not_hookable: why it can have no hooks; empty where it can, as far as is known.
         engine: what runs it for Predict.
+        takes: names of its inputs, where the forward method has none.
+        file_bytes: of its file, where that has weights which are no parameters.
     """
 
     network: nn.Module
     factory: Callable[[], nn.Module] | None = None
     not_hookable: str = ""
     engine: str = "eager"
+    takes: tuple[str, ...] = ()
+    file_bytes: int = 0

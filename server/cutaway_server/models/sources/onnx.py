@@ -36,7 +36,8 @@ def build_from_onnx(path: Path, threads: int) -> Built:
             raise NotServable(
                 f"{path.name}: input {given.name} is {given.shape}; export it with a batch of any size as its first axis"
             )
-    return Built(_Session(session), not_hookable=_WHY, engine="onnxruntime")
+    takes = tuple(given.name for given in session.get_inputs())
+    return Built(_Session(session), not_hookable=_WHY, engine="onnxruntime", takes=takes)
 
 
 class _Session(nn.Module):
