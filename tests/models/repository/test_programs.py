@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import io
 import os
+import re
 import subprocess
 import threading
 import zipfile
@@ -18,7 +19,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 import cutaway
@@ -174,6 +175,45 @@ def test_a_module_that_makes_no_network(write, loaded, text: str, says: str) -> 
     folder = write({"network": {"module": "module.py"}, "inputs": [{"shape": [6]}]}, {"module.py": text})
     with pytest.raises(NotServable, match=rf"^module\.py, build\(\): {says}"):
         loaded(folder, code=True)
+
+
+SETTINGS = {
+    "torch.set_default_dtype(torch.float64)": torch.get_default_dtype,
+    "torch.set_default_device('meta')": torch.get_default_device,
+    "torch.set_grad_enabled(False)": torch.is_grad_enabled,
+    "torch.set_num_threads(torch.get_num_threads() + 1)": torch.get_num_threads,
+    "torch.use_deterministic_algorithms(True)": torch.are_deterministic_algorithms_enabled,
+}
+
+
+DTYPE = next(iter(SETTINGS))
+
+
+@pytest.mark.parametrize(("call", "where"), [*((call, "build") for call in SETTINGS), (DTYPE, "the file"), (DTYPE, "forward")])
+def test_a_module_that_changes_how_others_compute(write, loaded, call: str, where: str) -> None:
+    lines = {"the file": "", "build": "", "forward": "", where: call}
+    text = f"""
+import torch
+{lines["the file"]}
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        {lines["forward"]}
+        return super().forward(x)
+
+def build():
+    {lines["build"]}
+    return Net(3, 2)
+"""
+    folder = write(
+        {"network": {"module": "module.py"}, "weights": "w.safetensors", "inputs": [{"shape": [3]}]}, {"module.py": text}
+    )
+    save_file(nn.Linear(3, 2).state_dict(), folder / "w.safetensors")
+    before = {each: read() for each, read in SETTINGS.items()}
+    with pytest.raises(
+        NotServable, match=rf"^loading it changes {re.escape(call.partition('(')[0])}, which holds for other models"
+    ):
+        loaded(folder, code=True)
+    assert {each: read() for each, read in SETTINGS.items()} == before
 
 
 @pytest.mark.parametrize("source", ["module", "exported", "torchscript"])

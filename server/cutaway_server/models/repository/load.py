@@ -19,6 +19,7 @@ from cutaway_server.models.repository.files import checked_digest, file_in
 from cutaway_server.models.repository.labels import read_labels
 from cutaway_server.models.repository.manifest import MANIFEST, Image, Input, Manifest, Network, read_manifest
 from cutaway_server.models.repository.onnx_files import onnx_files
+from cutaway_server.models.repository.torch_settings import kept_settings
 from cutaway_server.models.repository.weights import fit_state, read_state
 from cutaway_server.models.sources.built import Built
 from cutaway_server.models.sources.exported import build_from_exported
@@ -79,6 +80,13 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
         NotServable: says why, in one line that callers may read.
     """
     manifest = manifest_of(folder)
+    with kept_settings():
+        return _load(folder, name, version, manifest, permissions, hardware, look_inside)
+
+
+def _load(
+    folder: Path, name: str, version: str, manifest: Manifest, permissions: Permissions, hardware: Hardware, look_inside: bool
+) -> Model:
     built, network_digest = _build(folder, manifest.network, f"cutaway_model_{name}_{version}", permissions, hardware)
     weights_digest = _load_weights(folder, manifest, built.network)
     own = None if hardware.fixed else manifest.serving.device
