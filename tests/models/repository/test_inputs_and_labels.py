@@ -237,10 +237,32 @@ def test_photographs_by_settings_of_their_own(model) -> None:
             "image: resize_shorter must not be less than the crop, or 0 for no crop",
         ),
         ({"preset": "imagenet", "range": [1, 1]}, "image: range must have two ends"),
+        ({"preset": "mnist", "mean": [float("nan")]}, r"inputs\.0\.image\.mean\.0: input should be a finite number, not 'nan'"),
+        (
+            {"preset": "mnist", "range": [0, float("inf")]},
+            r"inputs\.0\.image\.range\.1: input should be a finite number, not 'inf'",
+        ),
     ],
 )
 def test_an_image_that_does_not_go_together(model, image: Any, says: str) -> None:
     with pytest.raises(NotServable, match=rf"^model\.yaml: {says}"):
+        model(inputs=[{"image": image}])
+
+
+@pytest.mark.parametrize("odd", [{"range": [0, 1e39]}, {"mean": [0, 0, -1e39]}, {"std": [1, 1, 1e-44]}])
+def test_an_image_that_makes_no_numbers_of_a_photograph(model, odd: Any) -> None:
+    image = {"preset": "imagenet", "height": 9, "width": 9, "resize_shorter": 9, **odd}
+    with pytest.raises(
+        NotServable, match=r"^model\.yaml: inputs\.0: image: a photograph becomes NaN or infinite; check range, mean and std$"
+    ):
+        model(inputs=[{"image": image}])
+
+
+def test_scores_of_a_photograph_that_are_no_numbers(model) -> None:
+    image = {"preset": "imagenet", "height": 9, "width": 9, "resize_shorter": 9, "range": [0, 5e37]}
+    with pytest.raises(
+        NotServable, match=r"^of the 8 scores for a photograph \d are NaN or infinite: .* another range, mean or std$"
+    ):
         model(inputs=[{"image": image}])
 
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cutaway_server.models.device import pick_device
 from cutaway_server.models.model import InputSpec, Model, NotServable
-from cutaway_server.models.outputs import pick
 from cutaway_server.models.prepare import prepare
-from cutaway_server.models.preprocessing import ImageSpec
+from cutaway_server.models.preprocessing import ImageSpec, preprocess_all, sample_picture
 from cutaway_server.models.presets import PRESETS
 from cutaway_server.models.repository.files import checked_digest, file_in
 from cutaway_server.models.repository.labels import read_labels
@@ -208,8 +208,29 @@ def _parameters(network: nn.Module) -> list[str]:
 
 
 def _check_finite(model: Model) -> None:
+    _check_scores(model, model.probe(2), "a probe", "its weights are broken")
+    if any(spec.image for spec in model.inputs):
+        why = "its weights are broken, or it wants another range, mean or std"
+        _check_scores(model, _photographed(model), "a photograph", why)
+
+
+def _photographed(model: Model) -> tuple[Tensor, ...]:
+    """Arguments as a photograph, prepared, makes them."""
+    arguments = list(model.probe(2))
+    for position, spec in enumerate(model.inputs):
+        if spec.image:
+            with np.errstate(all="ignore"):  # what overflows is told of below
+                ready, _ = preprocess_all([sample_picture(spec.image)] * 2, spec.image)
+            arguments[position] = ready.to(model.device, spec.dtype)
+            if not arguments[position].isfinite().all():
+                raise NotServable(
+                    f"model.yaml: inputs.{position}: image: a photograph becomes NaN or infinite; check range, mean and std"
+                )
+    return tuple(arguments)
+
+
+def _check_scores(model: Model, arguments: tuple[Tensor, ...], of: str, why: str) -> None:
     with torch.no_grad(), model.precision():
-        scores = pick(model.network(*model.probe(2)), model.head)
-    if not scores.isfinite().all():
-        bad = int((~scores.isfinite()).sum())
-        raise NotServable(f"of the {scores.numel():,} scores for a probe {bad:,} are NaN or infinite: its weights are broken")
+        scores = model.scores(model.network, arguments)
+    if bad := int((~scores.isfinite()).sum()):
+        raise NotServable(f"of the {scores.numel():,} scores for {of} {bad:,} are NaN or infinite: {why}")
