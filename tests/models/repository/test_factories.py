@@ -13,10 +13,7 @@ from cutaway_server.models.model import NotServable
 from cutaway_server.models.sources.factory import build_from_factory
 from torchvision_shim import models
 
-pytestmark = [
-    pytest.mark.usefixtures("no_net"),
-    pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning"),  # GoogLeNet's and Inception's
-]
+pytestmark = pytest.mark.usefixtures("no_net")
 BUILDERS = {name: models.get_model_builder(name) for name in models.list_models()}
 
 

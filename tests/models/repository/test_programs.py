@@ -29,10 +29,7 @@ from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
 from server_process import run_server, wait_until
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # torch.export's own, of its own files
-    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 QUIET = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "threads": 1, "lanes": 1, "max_batch": 1, "log_level": "error"}
 NOT_READ = "is a program, or can hold one, and is not read; the operator allows that by --allow-code"
 
