@@ -114,7 +114,11 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("linear", {"--weights": None}, "the network has 21 parameters, and model.yaml names no weights"),
+        (
+            "linear",
+            {"--weights": None},
+            "the network has 21 parameters, and no weights for them: name .* or by --weights of `cutaway model add`",
+        ),
         ("linear", {"--shape": "7"}, r"the network fails on \[2, 7\]"),
         ("linear", {"--shape": None}, "give --preset or --shape: what the network takes is never guessed"),
         ("linear", {"--shape": "a,b"}, "is no list of sizes, as 3,224,224 or 3,64-512,64-512"),
@@ -124,6 +128,7 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
         ("linear", {"--arg": "bias=["}, "is no YAML value"),
         ("linear", {"--labels": "none.txt"}, "--labels none.txt: there is no such file; give one, or imagenet"),
         ("linear", {"--labels": "labels.txt"}, "2 labels for 3 classes"),
+        ("linear", {"--labels": "empty.txt"}, "--labels empty.txt holds no labels"),
         ("linear", {"--labels": "imagenet"}, "1000 labels for 3 classes"),
         ("linear", {"--scores": "sigmoid"}, "the scores are declared sigmoid, but for a probe they are not between 0 and 1"),
         ("linear", {"--head": "out"}, "there is no tensor 'out' in what the network gives"),
@@ -131,7 +136,7 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
         (
             "linear",
             {"--weights": "other.pth"},
-            "does not fit the network; missing: weight, bias; unexpected: other",
+            "--weights other.pth does not fit the network; missing: weight, bias; unexpected: other",
         ),
         ("linear", {"--onnx": "labels.txt"}, "give exactly one of --factory, --module, --exported, --torchscript, --onnx"),
         ("../linear", {}, "'../linear' is no name for a model"),
@@ -145,13 +150,20 @@ def test_add_writes_all_or_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("labels.txt").write_text("a\nb\n")
+    Path("empty.txt").touch()
     torch.save(Bomb(tmp_path / "ran"), "bomb.pth")
     torch.save({"other": torch.zeros(1)}, "other.pth")
     words = [word for pair in {**GIVEN, **options}.items() if pair[1] is not None for word in pair]
     assert re.search(says, fails("add", name, "--models", root, *LINEAR, *words))
     assert not root.exists() or not list(root.rglob("*"))
     assert not (tmp_path / "ran").exists()
-    assert sorted(path.name for path in tmp_path.iterdir() if path != root) == ["bomb.pth", "labels.txt", "linear.pth", "other.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path != root) == [
+        "bomb.pth",
+        "empty.txt",
+        "labels.txt",
+        "linear.pth",
+        "other.pth",
+    ]
 
 
 class Bomb:
@@ -172,7 +184,9 @@ def test_a_module_with_its_flag(tmp_path: Path, root: Path) -> None:
     (tmp_path / "mine.py").write_text(text)
     probabilities = ("--arg", "dim=1", "--shape", "4", "--scores", "probabilities")
     add = ("add", "soft", "--models", root, "--module", tmp_path / "mine.py", *probabilities)
-    assert "module.py is a program, or can hold one, and is not read; the operator allows that by --allow-code" in fails(*add)
+    assert "--module mine.py is a program, or can hold one, and is not read; the operator allows that by --allow-code" in fails(
+        *add
+    )
     assert not (tmp_path / "ran").exists()
     assert run(*add, "--allow-code").exit_code == 0
     assert (root / "soft" / "1" / "module.py").read_text() == text
@@ -261,6 +275,14 @@ def test_check_of_one(some: Path, where: str) -> None:
     assert "note: its 3 classes have no labels; answers will have numbers only" in said
     assert "note: it takes tensors only: no input has an image, so photographs are refused" in said
     assert said.rstrip().endswith("can be served")
+
+
+def test_check_takes_versions_as_numbers(some: Path) -> None:
+    (some / "linear" / "2").rename(some / "linear" / "10")
+    (some / "linear" / ".draft").mkdir()
+    (some / "linear" / "1").rename(some / "linear" / "9")
+    reports = json.loads(run("check", some / "linear", *LINEAR[:2], "--json").stdout)
+    assert [one["version"] for one in reports] == ["9", "10"]
 
 
 def test_check_needs_the_same_flags(some: Path) -> None:

@@ -32,7 +32,9 @@ def found_in(folder: Path) -> list[Folder]:
         return [Folder(whole.parent.name, whole.name, whole)]
     whole = folder.resolve()
     if any((version / MANIFEST).exists() for version in whole.iterdir()):
-        return [Folder(whole.name, version.name, version) for version in sorted(whole.iterdir()) if version.is_dir()]
+        versions = (version for version in whole.iterdir() if version.is_dir() and not version.name.startswith("."))
+        in_order = sorted(versions, key=lambda version: (len(version.name), version.name))
+        return [Folder(whole.name, version.name, version) for version in in_order]
     models, broken = scan([whole])
     found = [version for model in models for version in model.versions] + broken
     if not found:

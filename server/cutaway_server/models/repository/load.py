@@ -147,7 +147,10 @@ def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
     if weights is None:
         count = sum(parameter.numel() for parameter in network.parameters())
         if count and manifest.network.has_weights_apart:
-            raise NotServable(f"the network has {count:,} parameters, and model.yaml names no weights for them")
+            raise NotServable(
+                f"the network has {count:,} parameters, and no weights for them: name their file as weights in model.yaml, or by "
+                "--weights of `cutaway model add`"
+            )
         return ""
     path = file_in(folder, weights.file)
     digest = checked_digest(path, weights.file, weights.sha256)
