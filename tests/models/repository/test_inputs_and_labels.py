@@ -200,6 +200,11 @@ def test_several_inputs(model, names: tuple[str, str], given: tuple[str | None, 
         np.testing.assert_array_equal(inside.activations["fc"], made.network.fc(two))
 
 
+def test_an_input_with_the_name_that_another_has_of_the_network(model) -> None:
+    with pytest.raises(NotServable, match=r"^model\.yaml: two inputs are 'facts', one of them by the network itself; name both$"):
+        model("Two", inputs=[{"shape": [3, 8, 9], "name": "facts"}, {"shape": [7]}])
+
+
 def test_an_input_too_many_or_too_few(model) -> None:
     for inputs in ([{"shape": [3, 8, 9]}], [{"shape": [3, 8, 9]}, {"shape": [7]}, {"shape": [7]}]):
         with pytest.raises(NotServable, match=r"^the network fails on \[2, 3, 8, 9\].*forward\(\)"):

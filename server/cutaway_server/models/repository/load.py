@@ -93,6 +93,8 @@ def _load(
     device = pick_device("cpu" if manifest.network.onnx else own or hardware.device)
     network = built.network.to(device)
     names = built.takes or _parameters(network)
+    inputs = tuple(_spec(given, position, names) for position, given in enumerate(manifest.inputs))
+    _check_names(inputs)
     autocast = getattr(torch, manifest.serving.autocast) if manifest.serving.autocast else None
 
     def prepared(factory: Callable[[], nn.Module] | None) -> Model:
@@ -100,7 +102,7 @@ def _load(
             network,
             name=name,
             version=version,
-            inputs=tuple(_spec(given, position, names) for position, given in enumerate(manifest.inputs)),
+            inputs=inputs,
             head=manifest.head,
             scores_kind=manifest.scores_kind,
             labels=read_labels(folder, manifest.labels),
@@ -177,6 +179,12 @@ def _spec(given: Input, position: int, names: Sequence[str]) -> InputSpec:
         made = [image.channels, image.height, image.width]
         raise NotServable(f"model.yaml: inputs.{position}: the image gives {made}, which the shape {sizes} does not take")
     return spec
+
+
+def _check_names(inputs: Sequence[InputSpec]) -> None:
+    names = [spec.name for spec in inputs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise NotServable(f"model.yaml: two inputs are {twice.pop()!r}, one of them by the network itself; name both")
 
 
 def image_spec(image: Image) -> ImageSpec:
