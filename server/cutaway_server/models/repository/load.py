@@ -70,6 +70,7 @@ def manifest_of(folder: Path) -> Manifest:
     return read_manifest(file_in(folder, MANIFEST).read_bytes())
 
 
+@kept_settings()
 def load(folder: Path, name: str, version: str, permissions: Permissions, hardware: Hardware, *, look_inside: bool = True) -> Model:
     """The model in a folder, on its device, prepared and checked.
 
@@ -80,13 +81,6 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
         NotServable: says why, in one line that callers may read.
     """
     manifest = manifest_of(folder)
-    with kept_settings():
-        return _load(folder, name, version, manifest, permissions, hardware, look_inside)
-
-
-def _load(
-    folder: Path, name: str, version: str, manifest: Manifest, permissions: Permissions, hardware: Hardware, look_inside: bool
-) -> Model:
     built, network_digest = _build(folder, manifest.network, f"cutaway_model_{name}_{version}", permissions, hardware)
     weights_digest = _load_weights(folder, manifest, built.network)
     own = None if hardware.fixed else manifest.serving.device

@@ -20,10 +20,10 @@ _SETTINGS: tuple[_Setting, ...] = (
 
 @contextmanager
 def kept_settings() -> Iterator[None]:
-    """Puts back what a model changes, whatever else becomes of it.
+    """Puts back what is changed meanwhile, whatever else happens. Also a decorator.
 
     Raises:
-        NotServable: it changed something: other models would compute otherwise, and so would this one where nothing is changed.
+        NotServable: something was changed, by which other models would compute otherwise.
     """
     before = [read() for _, read, _ in _SETTINGS]
     try:
