@@ -88,13 +88,13 @@ def model(layers: bool = False) -> model_pb2.Model:
         state=model_pb2.MODEL_STATE_READY,
         scores_kind=model_pb2.SCORES_KIND_LOGITS,
         class_count=3,
-        labels=["cat", "dog", "newt"],
         parameter_count=21840,
     )
     described.inputs.add(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 1, 28, 28]).image.color = 1
     described.introspection.available = True
     described.introspection.cam_methods.extend(["cam", "grad-cam"])
     if layers:
+        described.labels.extend(["cat", "dog", "newt"])
         conv = described.layers.add(name="conv1", kind=model_pb2.LAYER_KIND_MODULE, type="Conv2d", index=0)
         conv.outputs.add(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[-1, 2, 3, 3], bytes_per_sample=72, batch_first=True)
         described.layers.add(

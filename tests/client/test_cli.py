@@ -11,7 +11,7 @@ from PIL import Image
 
 from cutaway.cli import main
 from cutaway.cli._output_files import safe
-from cutaway.v1 import introspect_pb2, predict_pb2
+from cutaway.v1 import inference_pb2, introspect_pb2, predict_pb2
 
 from . import fake
 
@@ -44,11 +44,15 @@ def test_models_of_many_sizes_and_states(run, server):
     assert "unspecified" not in shown
 
 
-def test_layers(run):
+def test_layers(run, server):
     result = run("layers", "mnist")
     assert result.exit_code == 0, result.output
     assert "N x 2 x 3 x 3" in result.stdout
     assert "it is never called" in result.stdout
+    served = fake.model(layers=True)
+    served.forward.FromNanoseconds(41_500)
+    server.answers["GetModel"] = inference_pb2.GetModelResponse(model=served)
+    assert " 42 µs a sample when the model was loaded" in " ".join(run("layers", "mnist").stdout.split())
     conv, spare = json.loads(run("layers", "mnist", "--json").stdout)
     assert (conv["outputs"][0]["bytes"], spare["index"]) == (72, -1)
 

@@ -13,10 +13,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
+from onnx import helper, numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -113,7 +115,11 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("linear", {"--weights": None}, "the network has 21 parameters, and model.yaml names no weights"),
+        (
+            "linear",
+            {"--weights": None},
+            "the network has 21 parameters, and no weights for them: name .* or by --weights of `cutaway model add`",
+        ),
         ("linear", {"--shape": "7"}, r"the network fails on \[2, 7\]"),
         ("linear", {"--shape": None}, "give --preset or --shape: what the network takes is never guessed"),
         ("linear", {"--shape": "a,b"}, "is no list of sizes, as 3,224,224 or 3,64-512,64-512"),
@@ -123,6 +129,7 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
         ("linear", {"--arg": "bias=["}, "is no YAML value"),
         ("linear", {"--labels": "none.txt"}, "--labels none.txt: there is no such file; give one, or imagenet"),
         ("linear", {"--labels": "labels.txt"}, "2 labels for 3 classes"),
+        ("linear", {"--labels": "empty.txt"}, "--labels empty.txt holds no labels"),
         ("linear", {"--labels": "imagenet"}, "1000 labels for 3 classes"),
         ("linear", {"--scores": "sigmoid"}, "the scores are declared sigmoid, but for a probe they are not between 0 and 1"),
         ("linear", {"--head": "out"}, "there is no tensor 'out' in what the network gives"),
@@ -130,7 +137,7 @@ GIVEN = {"--weights": "linear.pth", "--shape": "6"}
         (
             "linear",
             {"--weights": "other.pth"},
-            "does not fit the network; missing: weight, bias; unexpected: other",
+            "--weights other.pth does not fit the network; missing: weight, bias; unexpected: other",
         ),
         ("linear", {"--onnx": "labels.txt"}, "give exactly one of --factory, --module, --exported, --torchscript, --onnx"),
         ("../linear", {}, "'../linear' is no name for a model"),
@@ -144,13 +151,20 @@ def test_add_writes_all_or_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("labels.txt").write_text("a\nb\n")
+    Path("empty.txt").touch()
     torch.save(Bomb(tmp_path / "ran"), "bomb.pth")
     torch.save({"other": torch.zeros(1)}, "other.pth")
     words = [word for pair in {**GIVEN, **options}.items() if pair[1] is not None for word in pair]
     assert re.search(says, fails("add", name, "--models", root, *LINEAR, *words))
     assert not root.exists() or not list(root.rglob("*"))
     assert not (tmp_path / "ran").exists()
-    assert sorted(path.name for path in tmp_path.iterdir() if path != root) == ["bomb.pth", "labels.txt", "linear.pth", "other.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path != root) == [
+        "bomb.pth",
+        "empty.txt",
+        "labels.txt",
+        "linear.pth",
+        "other.pth",
+    ]
 
 
 class Bomb:
@@ -171,7 +185,9 @@ def test_a_module_with_its_flag(tmp_path: Path, root: Path) -> None:
     (tmp_path / "mine.py").write_text(text)
     probabilities = ("--arg", "dim=1", "--shape", "4", "--scores", "probabilities")
     add = ("add", "soft", "--models", root, "--module", tmp_path / "mine.py", *probabilities)
-    assert "module.py is a program, or can hold one, and is not read; the operator allows that by --allow-code" in fails(*add)
+    assert "--module mine.py is a program, or can hold one, and is not read; the operator allows that by --allow-code" in fails(
+        *add
+    )
     assert not (tmp_path / "ran").exists()
     assert run(*add, "--allow-code").exit_code == 0
     assert (root / "soft" / "1" / "module.py").read_text() == text
@@ -186,6 +202,28 @@ def test_a_file_that_brings_its_weights(tmp_path: Path, root: Path, weights: Pat
     assert run(*add).exit_code == 0
     assert (root / "script" / "1" / "network.pt").read_bytes() == (tmp_path / "net.pt").read_bytes()
     assert "weights are for factory and module; network.pt brings its own" in fails(*add, "--weights", weights)
+
+
+def test_onnx_with_its_tensors_beside_it(tmp_path: Path, root: Path) -> None:
+    tensors = [numpy_helper.from_array(STATE["weight"].numpy(), "weight"), numpy_helper.from_array(STATE["bias"].numpy(), "bias")]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N", width]) for name, width in (("x", 6), ("y", 3))]
+    node = helper.make_node("Gemm", ["x", "weight", "bias"], ["y"], transB=1)
+    graph = helper.make_graph([node], "net", ends[:1], ends[1:], tensors)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    onnx.save(made, tmp_path / "mine" / "mine.onnx", save_as_external_data=True, location="data/all.bin", size_threshold=0)
+    add = ("add", "linear", "--models", root, "--onnx", tmp_path / "mine" / "mine.onnx", "--shape", "6")
+    assert run(*add).exit_code == 0
+    folder = root / "linear" / "1"
+    assert (folder / "data" / "all.bin").read_bytes() == (tmp_path / "mine" / "data" / "all.bin").read_bytes()
+    checked = run("check", folder)
+    size = (folder / "network.onnx").stat().st_size + 84
+    assert re.search(rf"weights +│ {size} B, digest", checked.stdout), checked.output
+    (tmp_path / "mine" / "data" / "all.bin").unlink()
+    said = fails(*add)
+    assert "mine.onnx has tensors in 'all.bin', and no such file lies beside it or in a folder there" in said
+    assert str(tmp_path) not in said
+    assert [path.name for path in (root / "linear").iterdir()] == ["1"]
 
 
 # check
@@ -238,6 +276,14 @@ def test_check_of_one(some: Path, where: str) -> None:
     assert "note: its 3 classes have no labels; answers will have numbers only" in said
     assert "note: it takes tensors only: no input has an image, so photographs are refused" in said
     assert said.rstrip().endswith("can be served")
+
+
+def test_check_takes_versions_as_numbers(some: Path) -> None:
+    (some / "linear" / "2").rename(some / "linear" / "10")
+    (some / "linear" / ".draft").mkdir()
+    (some / "linear" / "1").rename(some / "linear" / "9")
+    reports = json.loads(run("check", some / "linear", *LINEAR[:2], "--json").stdout)
+    assert [one["version"] for one in reports] == ["9", "10"]
 
 
 def test_check_needs_the_same_flags(some: Path) -> None:

@@ -56,7 +56,7 @@ class Client:
         self._channel.close()
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
-        """The models that the server has, without their layer tables."""
+        """The models that the server has, without their labels and layer tables."""
         return _answers.models(self._call(self._stub.ListModels, inference_pb2.ListModelsRequest(), timeout))
 
     def model(self, name: str, *, version: str = "", timeout: float | None = None) -> Model:

@@ -167,7 +167,7 @@ class Model:
     class_count: int
     """How many classes there are; 0 where the output is no list of class scores."""
     labels: tuple[str, ...]
-    """One a class; empty where nobody gave any."""
+    """One a class; empty where nobody gave any, and in what `models()` answers."""
     layers: tuple[Layer, ...]
     """The layer table in order of execution, then what never fires. Empty in what `models()` answers."""
     introspection: IntrospectionSupport

@@ -26,6 +26,9 @@ _FOLDERS = re.compile(r"(?<![\w.:/])(?:/[^/\s'\"]+)+/")  # of an absolute path
 class NotServable(ValueError):
     """A network that cannot be served. The message says why in one line that callers may read; its cause is for the log."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(why.encode("utf-8", "replace").decode())  # it may quote a file: lone surrogates cannot be sent
+
 
 def said(error: BaseException) -> str:
     """What an error of others' code says, in one line that callers may read: files by their names, without their folders."""
@@ -90,6 +93,7 @@ class Model:
         list_layers: the layer table for other sizes of the inputs than the usual.
         weights_digest: SHA-256, hexadecimal.
         file_digest: SHA-256 of the file that the weights came from, hexadecimal; empty where there is none.
+        file_bytes: of that file, where its weights are no parameters, as those of ONNX.
         autocast: dtype that operations run in where PyTorch deems that safe; None for the weights' own.
         engine: what runs Predict: "eager" is PyTorch, operation by operation.
         onnx: a file of the same network as ONNX, where there is one.
@@ -117,6 +121,7 @@ class Model:
     weights_digest: str
     device: torch.device
     file_digest: str = ""
+    file_bytes: int = 0
     autocast: torch.dtype | None = None
     engine: EngineChoice = EAGER
     onnx: Path | None = None
@@ -128,8 +133,8 @@ class Model:
 
     @property
     def weight_bytes(self) -> int:
-        """What its parameters and buffers take in memory."""
-        return sum(tensor.nbytes for tensor in chain(self.network.parameters(), self.network.buffers()))
+        """What its parameters and buffers take in memory; about that, where they are an engine's own."""
+        return self.file_bytes + sum(tensor.nbytes for tensor in chain(self.network.parameters(), self.network.buffers()))
 
     def check_introspectable(self) -> None:
         """Raises:

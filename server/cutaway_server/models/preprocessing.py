@@ -129,6 +129,12 @@ def preprocess_all(images: Sequence[Image.Image], spec: ImageSpec) -> tuple[Tens
     return torch.from_numpy(np.stack(arrays)), placements
 
 
+def sample_picture(spec: ImageSpec) -> Image.Image:
+    """A picture with all there is, always the same: pixels of every value at random."""
+    pixels = np.random.default_rng(0).integers(256, size=(spec.height, spec.width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
 def _without_alpha(image: Image.Image) -> Image.Image:
     """Transparent pixels as white paper shows them: what a drawing program displays."""
     if image.mode.startswith("I;16"):  # 16-bit gray PNG: Pillow's own conversion clips instead of scaling

@@ -38,7 +38,9 @@ def found_in(folder: Path) -> list[Folder]:
         return [Folder(whole.parent.name, whole.name, whole)]
     whole = folder.resolve()
     if any((version / MANIFEST).exists() for version in whole.iterdir()):
-        return [Folder(whole.name, version.name, version) for version in sorted(whole.iterdir()) if version.is_dir()]
+        versions = (version for version in whole.iterdir() if version.is_dir() and not version.name.startswith("."))
+        in_order = sorted(versions, key=lambda version: (len(version.name), version.name))
+        return [Folder(whole.name, version.name, version) for version in in_order]
     models, broken = scan([whole])
     found = [version for model in models for version in model.versions] + broken
     if not found:
@@ -142,9 +144,8 @@ def print_checkup(checkup: Checkup) -> None:
     """For people."""
     model, out = checkup.model, stdout()
     facts = Table(show_header=False, title=f"{model.name} version {model.version}")
-    facts.add_row(
-        "weights", f"{model.parameter_count:,} parameters, {bytes_text(model.weight_bytes)}, digest {model.weights_digest[:16]}…"
-    )
+    parameters = f"{model.parameter_count:,} parameters, " if model.parameter_count or not model.weight_bytes else ""
+    facts.add_row("weights", f"{parameters}{bytes_text(model.weight_bytes)}, digest {model.weights_digest[:16]}…")
     if model.file_digest:
         facts.add_row("file", f"SHA-256 {model.file_digest}")
     for spec in model.inputs:

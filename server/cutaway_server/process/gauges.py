@@ -38,7 +38,7 @@ def gauge_models(metrics: Metrics, host: Host) -> None:
     )
     metrics.gauge_at_scrape(
         "cutaway_model_bytes",
-        "What the parameters and buffers of a model take in memory, all its versions together.",
+        "What the parameters and buffers of a model take in memory, or the size of its files for ONNX, all its versions together.",
         ("model",),
         by_model(lambda served: served.model.weight_bytes),
     )

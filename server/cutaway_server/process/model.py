@@ -1,6 +1,7 @@
 """The command `cutaway model`: writes, checks and converts what `cutaway serve --models` serves."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,12 @@ def _permissions(allow_code: bool, allow_factory: tuple[str, ...]) -> "Permissio
 
 @contextmanager
 def _saying_why() -> "Iterator[None]":
-    from cutaway_server.models.model import NotServable
+    from cutaway_server.models.model import NotServable, said
 
     try:
         yield
     except NotServable as error:
-        cause = f"\n  {type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else ""
+        cause = f"\n  {type(error.__cause__).__name__}: {said(error.__cause__)}" if error.__cause__ else ""
         raise click.ClickException(f"{error}{cause}") from error
     except OSError as error:
         raise click.ClickException(str(error)) from error
@@ -135,6 +136,7 @@ def add(
     """
     from cutaway_server.models.repository import add as folder
     from cutaway_server.models.repository.load import Hardware, load
+    from cutaway_server.models.repository.onnx_files import onnx_files
 
     given = {source: value for source, value in sources.items() if value}
     if len(given) != 1:
@@ -146,6 +148,7 @@ def add(
     own = value if source == "factory" else f"{'network' if source != 'module' else 'module'}{value.suffix}"
     with _saying_why():
         named_labels, files = folder.label_files(labels)
+        given_as = {copy: f"--labels {file.name}" for copy, file in files.items()}
         content: dict[str, Any] = {
             "network": {source: own, **({"arguments": arguments} if arguments else {})},
             "inputs": [own_input],
@@ -155,15 +158,33 @@ def add(
         }
         if source != "factory":
             files = {**files, own: value}
+            given_as[own] = f"--{source} {value.name}"
+        if source == "onnx":
+            files = {**onnx_files(value).beside, **files}
+        if weights:
+            given_as[folder.WEIGHTS] = f"--weights {weights.name}"
         permissions = _permissions(allow_code, allow_factory)
 
         def check(path: Path, chosen: str) -> None:
-            load(path, name, chosen, permissions, Hardware("cpu", fixed=True))
+            with _naming_what_was_given(given_as):
+                load(path, name, chosen, permissions, Hardware("cpu", fixed=True))
 
         written = folder.add(models, name, version, content, weights=weights, files=files, check=check)
     click.echo(
         f"wrote {written}; it loads and runs. See it: cutaway model check {written}; serve it: cutaway serve --models {models}"
     )
+
+
+@contextmanager
+def _naming_what_was_given(given_as: dict[str, str]) -> "Iterator[None]":
+    """What is said of a copy, whose folder goes when it does not do, names the flag and the file that it was made from."""
+    from cutaway_server.models.model import NotServable
+
+    try:
+        yield
+    except NotServable as error:
+        words = re.split(r"(?<![\w./-])([\w.-]+\.\w+)(?![\w-])", str(error))
+        raise NotServable("".join(given_as.get(word, word) for word in words)) from error.__cause__
 
 
 def _shape(text: str) -> list[int | list[int]]:

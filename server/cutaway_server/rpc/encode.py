@@ -36,14 +36,14 @@ STATES = {
 
 
 def encode_listed(listed: Listed) -> model_pb2.Model:
-    """A model as a list shows it: without its layers, and little of one that is not in memory."""
+    """A model as a list shows it: without labels and layers, and little of one that is not in memory."""
     if listed.served and listed.state is State.READY:
-        return encode_model(listed.served, reason=listed.reason, layers=False)
+        return encode_model(listed.served, reason=listed.reason, whole=False)
     return model_pb2.Model(name=listed.name, version=listed.version, state=STATES[listed.state], state_reason=listed.reason)
 
 
-def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Model:
-    """A model that is ready, with its layer table if wanted."""
+def encode_model(served: Served, *, reason: str, whole: bool) -> model_pb2.Model:
+    """A model that is ready; the whole of it has labels and the layer table, too, whose size is the model's affair."""
     model = served.model
     return model_pb2.Model(
         name=model.name,
@@ -53,8 +53,8 @@ def encode_model(served: Served, *, reason: str, layers: bool) -> model_pb2.Mode
         inputs=[_encode_spec(spec) for spec in model.inputs],
         scores_kind=SCORES_KINDS[model.scores_kind],
         class_count=model.class_count,
-        labels=model.labels,
-        layers=[_encode_layer(layer) for layer in model.layers] if layers else (),
+        labels=model.labels if whole else (),
+        layers=[_encode_layer(layer) for layer in model.layers] if whole else (),
         introspection=model_pb2.Introspection(
             available=not model.not_introspectable,
             reason=model.not_introspectable,

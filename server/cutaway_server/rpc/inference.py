@@ -69,19 +69,19 @@ class InferenceService:
     def list_models(
         self, request: inference_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> inference_pb2.ListModelsResponse:
-        """All models, without their layers."""
+        """All models, without their labels and layers."""
         with self._calls.open("ListModels", request, context):
             return inference_pb2.ListModelsResponse(models=map(encode_listed, self._models.all()))
 
     def get_model(self, request: inference_pb2.GetModelRequest, context: grpc.ServicerContext) -> inference_pb2.GetModelResponse:
-        """One model, with its layers; of one that could not be loaded, why."""
+        """One model, whole; of one that could not be loaded, why."""
         with self._calls.open("GetModel", request, context) as call:
             check_named(self._models, request.model, "model")
             listed = self._models.find(request.model, request.version)
             if listed.state is State.FAILED:
                 return inference_pb2.GetModelResponse(model=encode_listed(listed))
             with self._models.use(request.model, request.version, call.deadline) as served:
-                return inference_pb2.GetModelResponse(model=encode_model(served, reason=listed.reason, layers=True))
+                return inference_pb2.GetModelResponse(model=encode_model(served, reason=listed.reason, whole=True))
 
     def introspect(self, request: introspect_pb2.IntrospectRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Plan, queue for a lane, and send what comes."""

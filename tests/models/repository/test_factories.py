@@ -13,10 +13,7 @@ from cutaway_server.models.model import NotServable
 from cutaway_server.models.sources.factory import build_from_factory
 from torchvision_shim import models
 
-pytestmark = [
-    pytest.mark.usefixtures("no_net"),
-    pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning"),  # GoogLeNet's and Inception's
-]
+pytestmark = pytest.mark.usefixtures("no_net")
 BUILDERS = {name: models.get_model_builder(name) for name in models.list_models()}
 
 
@@ -230,3 +227,9 @@ def test_an_argument_that_the_builder_does_not_take() -> None:
         build("torchvision.models:resnet18", name="resnet50")
     with pytest.raises(NotServable, match="resnet18 fails: TypeError"):
         build("timm:resnet18", model_name="resnet50")
+
+
+def test_what_a_builder_says_of_an_argument_that_is_no_text() -> None:
+    with pytest.raises(NotServable, match=r"resnet18 fails: ValueError: .*3-element tuple, got \?$") as error:
+        build("torchvision.models:resnet18", replace_stride_with_dilation="\ud800")
+    assert str(error.value).encode(), "no message could carry half a character"

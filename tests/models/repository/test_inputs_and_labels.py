@@ -104,8 +104,11 @@ def test_labels_of_a_file(model, name: str, content: str | bytes) -> None:
 def test_labels_come_with_the_model_and_its_answers(model) -> None:
     made = model(labels="labels.txt", files={"labels.txt": "\n".join(ANIMALS)})
     x = np.random.default_rng(0).normal(size=(1, 3, 8, 9)).astype(np.float32)
-    told, predicted = served(made, lambda client: (client.model("net"), client.predict("net", x, top_k=4)))
+    (listed,), told, predicted = served(
+        made, lambda client: (client.models(), client.model("net"), client.predict("net", x, top_k=4))
+    )
     assert list(told.labels) == ANIMALS
+    assert listed.labels == (), "a list of many models fits into a message, whatever labels they have"
     assert [one.label for one in predicted.top[0]] == [ANIMALS[index] for index in np.argsort(-predicted.scores[0])]
 
 
@@ -150,7 +153,9 @@ def test_labels_are_never_guessed(model) -> None:
         ("l.json", "9" * 5000, r"l\.json is no JSON"),
         ("l.json", '["a"', r"l\.json is no JSON"),
         ("l.txt", b"\xff\xfe", r"l\.txt is not UTF-8"),
-        ("l.txt", bytes((16 << 20) + 1), r"l\.txt has 16,777,217 bytes; the limit is 16,777,216"),
+        ("l.txt", bytes((1 << 20) + 1), r"l\.txt has 1,048,577 bytes; the limit is 1,048,576"),
+        ("l.txt", f"a\n{'b' * 1001}\nc\nd", r"l\.txt: label 1 has 1,001 characters; the limit is 1,000$"),
+        ("l.json", r'["a", "b", "c", "d\ud800"]', r"l\.json: label 3 is 'd\\ud800', which is no text: \\ud800 stands alone$"),
         ("other.txt", "a", "there is no file l.txt"),
         ("imagenet", "a\nb\nc\nd", "1000 labels for 4 classes"),
     ],
@@ -195,6 +200,11 @@ def test_several_inputs(model, names: tuple[str, str], given: tuple[str | None, 
         np.testing.assert_array_equal(inside.activations["fc"], made.network.fc(two))
 
 
+def test_an_input_with_the_name_that_another_has_of_the_network(model) -> None:
+    with pytest.raises(NotServable, match=r"^model\.yaml: two inputs are 'facts', one of them by the network itself; name both$"):
+        model("Two", inputs=[{"shape": [3, 8, 9], "name": "facts"}, {"shape": [7]}])
+
+
 def test_an_input_too_many_or_too_few(model) -> None:
     for inputs in ([{"shape": [3, 8, 9]}], [{"shape": [3, 8, 9]}, {"shape": [7]}, {"shape": [7]}]):
         with pytest.raises(NotServable, match=r"^the network fails on \[2, 3, 8, 9\].*forward\(\)"):
@@ -232,10 +242,32 @@ def test_photographs_by_settings_of_their_own(model) -> None:
             "image: resize_shorter must not be less than the crop, or 0 for no crop",
         ),
         ({"preset": "imagenet", "range": [1, 1]}, "image: range must have two ends"),
+        ({"preset": "mnist", "mean": [float("nan")]}, r"inputs\.0\.image\.mean\.0: input should be a finite number, not 'nan'"),
+        (
+            {"preset": "mnist", "range": [0, float("inf")]},
+            r"inputs\.0\.image\.range\.1: input should be a finite number, not 'inf'",
+        ),
     ],
 )
 def test_an_image_that_does_not_go_together(model, image: Any, says: str) -> None:
     with pytest.raises(NotServable, match=rf"^model\.yaml: {says}"):
+        model(inputs=[{"image": image}])
+
+
+@pytest.mark.parametrize("odd", [{"range": [0, 1e39]}, {"mean": [0, 0, -1e39]}, {"std": [1, 1, 1e-44]}])
+def test_an_image_that_makes_no_numbers_of_a_photograph(model, odd: Any) -> None:
+    image = {"preset": "imagenet", "height": 9, "width": 9, "resize_shorter": 9, **odd}
+    with pytest.raises(
+        NotServable, match=r"^model\.yaml: inputs\.0: image: a photograph becomes NaN or infinite; check range, mean and std$"
+    ):
+        model(inputs=[{"image": image}])
+
+
+def test_scores_of_a_photograph_that_are_no_numbers(model) -> None:
+    image = {"preset": "imagenet", "height": 9, "width": 9, "resize_shorter": 9, "range": [0, 5e37]}
+    with pytest.raises(
+        NotServable, match=r"^of the 8 scores for a photograph \d are NaN or infinite: .* another range, mean or std$"
+    ):
         model(inputs=[{"image": image}])
 
 

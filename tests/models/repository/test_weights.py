@@ -268,7 +268,9 @@ def test_a_digest_that_is_pinned(write, loaded) -> None:
 
 
 def test_a_network_without_its_weights(write, loaded) -> None:
-    with pytest.raises(NotServable, match=r"^the network has 21 parameters, and model\.yaml names no weights for them$"):
+    with pytest.raises(
+        NotServable, match=r"^the network has 21 parameters, and no weights for them: name their file as weights in model\.yaml"
+    ):
         loaded(write(LINEAR), factories=ALLOWED)
     no_weights = {"network": {"factory": "torch.nn:Flatten"}, "inputs": [{"shape": [2, 3]}]}
     assert loaded(write(no_weights), factories=("torch.nn:Flatten",)).parameter_count == 0

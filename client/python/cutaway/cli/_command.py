@@ -103,7 +103,9 @@ def bytes_text(count: int) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """0.0123 as "12.3 ms"."""
+    """0.0123 as "12.3 ms", and less than a tenth of one as "12 µs"."""
+    if 0 < seconds < 1e-4:
+        return f"{seconds * 1e6:.0f} µs"
     return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 

@@ -52,7 +52,7 @@ def add(
         draft = Path(folder, chosen)
         draft.mkdir()
         for own, file in files.items():
-            shutil.copyfile(file, draft / own)
+            shutil.copyfile(file, _made((draft / own).parent) / Path(own).name)
         whole = dict(content)
         if weights:
             save_state(read_state(weights, weights.name), draft / WEIGHTS)

@@ -8,14 +8,15 @@ from cutaway_server.models.model import NotServable
 from cutaway_server.models.repository.files import file_in
 
 IMAGENET = "imagenet"
-_MAX_BYTES = 16 << 20
+_MAX_BYTES = 1 << 20  # all of them travel in one message, beside the layer table
+_MAX_LENGTH = 1000
 
 
 def read_labels(folder: Path, named: str | None) -> list[str]:
     """The labels that `model.yaml` names; none where it names none.
 
     Raises:
-        NotServable: no such file, or no labels in it.
+        NotServable: no such file, no labels in it, or such as cannot be sent.
     """
     if named is None:
         return []
@@ -31,7 +32,18 @@ def read_labels(folder: Path, named: str | None) -> list[str]:
     labels = _of_json(text, named) if named.endswith(".json") else text.removesuffix("\n").split("\n") if text else []
     if not labels:
         raise NotServable(f"{named} holds no labels")
+    for index, label in enumerate(labels):
+        _check_sendable(label, f"{named}: label {index:,}")
     return labels
+
+
+def _check_sendable(label: str, which: str) -> None:
+    if len(label) > _MAX_LENGTH:
+        raise NotServable(f"{which} has {len(label):,} characters; the limit is {_MAX_LENGTH:,}")
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:  # JSON's escapes can spell halves of characters
+        raise NotServable(f"{which} is {label[:40]!r}, which is no text: \\u{ord(label[error.start]):04x} stands alone") from None
 
 
 def _of_json(text: str, named: str) -> list[str]:

@@ -1,23 +1,25 @@
 """From a folder with a `model.yaml` to a model that is ready."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import structlog
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cutaway_server.models.device import pick_device
 from cutaway_server.models.model import InputSpec, Model, NotServable
-from cutaway_server.models.outputs import pick
 from cutaway_server.models.prepare import prepare
-from cutaway_server.models.preprocessing import ImageSpec
+from cutaway_server.models.preprocessing import ImageSpec, preprocess_all, sample_picture
 from cutaway_server.models.presets import PRESETS
 from cutaway_server.models.repository.files import checked_digest, file_in
 from cutaway_server.models.repository.labels import read_labels
 from cutaway_server.models.repository.manifest import MANIFEST, Image, Input, Manifest, Network, read_manifest
+from cutaway_server.models.repository.onnx_files import onnx_files
+from cutaway_server.models.repository.torch_settings import kept_settings
 from cutaway_server.models.repository.weights import fit_state, read_state
 from cutaway_server.models.sources.built import Built
 from cutaway_server.models.sources.exported import build_from_exported
@@ -68,6 +70,7 @@ def manifest_of(folder: Path) -> Manifest:
     return read_manifest(file_in(folder, MANIFEST).read_bytes())
 
 
+@kept_settings()
 def load(folder: Path, name: str, version: str, permissions: Permissions, hardware: Hardware, *, look_inside: bool = True) -> Model:
     """The model in a folder, on its device, prepared and checked.
 
@@ -84,6 +87,9 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
     own = None if hardware.fixed else manifest.serving.device
     device = pick_device("cpu" if manifest.network.onnx else own or hardware.device)
     network = built.network.to(device)
+    names = built.takes or _parameters(network)
+    inputs = tuple(_spec(given, position, names) for position, given in enumerate(manifest.inputs))
+    _check_names(inputs)
     autocast = getattr(torch, manifest.serving.autocast) if manifest.serving.autocast else None
 
     def prepared(factory: Callable[[], nn.Module] | None) -> Model:
@@ -91,7 +97,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
             network,
             name=name,
             version=version,
-            inputs=tuple(_spec(given, position, network) for position, given in enumerate(manifest.inputs)),
+            inputs=inputs,
             head=manifest.head,
             scores_kind=manifest.scores_kind,
             labels=read_labels(folder, manifest.labels),
@@ -108,7 +114,7 @@ def load(folder: Path, name: str, version: str, permissions: Permissions, hardwa
         copied = prepared(None)  # networks whose factory gives none like it may be mirrored all the same
         model = model if copied.not_introspectable else copied
     _check_finite(model)
-    return replace(model, weights_digest=network_digest) if manifest.network.onnx else model
+    return replace(model, weights_digest=network_digest, file_bytes=built.file_bytes) if manifest.network.onnx else model
 
 
 def _build(folder: Path, network: Network, unique: str, permissions: Permissions, threads: int) -> tuple[Built, str]:
@@ -121,12 +127,16 @@ def _build(folder: Path, network: Network, unique: str, permissions: Permissions
         raise NotServable(
             f"{network.file} is a program, or can hold one, and is not read; the operator allows that by --allow-code"
         )
+    if network.onnx:
+        files = onnx_files(path)
+        digest = files.checked_digest(network.file, network.sha256)
+        return replace(build_from_onnx(path, threads), file_bytes=files.bytes), digest
     digest = checked_digest(path, network.file, network.sha256)
     if network.module:
         return build_from_module(path, network.callable, network.arguments, unique), digest
     if network.exported:
         return build_from_exported(path), digest
-    return build_from_torchscript(path) if network.torchscript else build_from_onnx(path, threads), digest
+    return build_from_torchscript(path), digest
 
 
 def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
@@ -135,7 +145,10 @@ def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
     if weights is None:
         count = sum(parameter.numel() for parameter in network.parameters())
         if count and manifest.network.has_weights_apart:
-            raise NotServable(f"the network has {count:,} parameters, and model.yaml names no weights for them")
+            raise NotServable(
+                f"the network has {count:,} parameters, and no weights for them: name their file as weights in model.yaml, or by "
+                "--weights of `cutaway model add`"
+            )
         return ""
     path = file_in(folder, weights.file)
     digest = checked_digest(path, weights.file, weights.sha256)
@@ -143,7 +156,7 @@ def _load_weights(folder: Path, manifest: Manifest, network: nn.Module) -> str:
     return digest
 
 
-def _spec(given: Input, position: int, network: nn.Module) -> InputSpec:
+def _spec(given: Input, position: int, names: Sequence[str]) -> InputSpec:
     image = image_spec(given.image) if given.image else None
     sizes: list[int | list[int]] = list(given.shape or ())
     if image and not sizes:
@@ -151,7 +164,7 @@ def _spec(given: Input, position: int, network: nn.Module) -> InputSpec:
     ends = [size if isinstance(size, list) else [size, size] for size in sizes]
     varies = any(low != high for low, high in ends)
     spec = InputSpec(
-        name=given.name or _parameter(network, position),
+        name=given.name or (names[position] if position < len(names) else f"x{position or ''}"),
         dtype=getattr(torch, given.dtype),
         shape=(-1, *(low if low == high else -1 for low, high in ends)),
         image=image,
@@ -162,6 +175,12 @@ def _spec(given: Input, position: int, network: nn.Module) -> InputSpec:
         made = [image.channels, image.height, image.width]
         raise NotServable(f"model.yaml: inputs.{position}: the image gives {made}, which the shape {sizes} does not take")
     return spec
+
+
+def _check_names(inputs: Sequence[InputSpec]) -> None:
+    names = [spec.name for spec in inputs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise NotServable(f"model.yaml: two inputs are {twice.pop()!r}, one of them by the network itself; name both")
 
 
 def image_spec(image: Image) -> ImageSpec:
@@ -185,20 +204,40 @@ def image_spec(image: Image) -> ImageSpec:
     return spec
 
 
-def _parameter(network: nn.Module, position: int) -> str:
-    """The name of the forward method's parameter there; x, x1, x2 … where it has none."""
+def _parameters(network: nn.Module) -> list[str]:
+    """The names of the forward method's parameters, as far as it tells."""
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = list(inspect.signature(network.forward).parameters.values())
     except (ValueError, TypeError):  # TorchScript's methods have none that Python sees
         parameters = []
-    names = [parameter.name for parameter in parameters if parameter.kind in by_position]
-    return names[position] if position < len(names) else f"x{position or ''}"
+    return [parameter.name for parameter in parameters if parameter.kind in by_position]
 
 
 def _check_finite(model: Model) -> None:
+    _check_scores(model, model.probe(2), "a probe", "its weights are broken")
+    if any(spec.image for spec in model.inputs):
+        why = "its weights are broken, or it wants another range, mean or std"
+        _check_scores(model, _photographed(model), "a photograph", why)
+
+
+def _photographed(model: Model) -> tuple[Tensor, ...]:
+    """Arguments as a photograph, prepared, makes them."""
+    arguments = list(model.probe(2))
+    for position, spec in enumerate(model.inputs):
+        if spec.image:
+            with np.errstate(all="ignore"):  # what overflows is told of below
+                ready, _ = preprocess_all([sample_picture(spec.image)] * 2, spec.image)
+            arguments[position] = ready.to(model.device, spec.dtype)
+            if not arguments[position].isfinite().all():
+                raise NotServable(
+                    f"model.yaml: inputs.{position}: image: a photograph becomes NaN or infinite; check range, mean and std"
+                )
+    return tuple(arguments)
+
+
+def _check_scores(model: Model, arguments: tuple[Tensor, ...], of: str, why: str) -> None:
     with torch.no_grad(), model.precision():
-        scores = pick(model.network(*model.probe(2)), model.head)
-    if not scores.isfinite().all():
-        bad = int((~scores.isfinite()).sum())
-        raise NotServable(f"of the {scores.numel():,} scores for a probe {bad:,} are NaN or infinite: its weights are broken")
+        scores = model.scores(model.network, arguments)
+    if bad := int((~scores.isfinite()).sum()):
+        raise NotServable(f"of the {scores.numel():,} scores for {of} {bad:,} are NaN or infinite: {why}")

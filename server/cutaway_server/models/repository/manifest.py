@@ -50,7 +50,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of 
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Network(_Section):

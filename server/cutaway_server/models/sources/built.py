@@ -16,6 +16,8 @@ class Built:
         not_hookable: why it can have no hooks; empty where it can, as far as is known.
         engine: what runs it as it is.
         onnx: a file of it as ONNX, where there is one.
+        takes: names of its inputs, where the forward method has none.
+        file_bytes: of its file, where that has weights which are no parameters.
     """
 
     network: nn.Module
@@ -23,3 +25,5 @@ class Built:
     not_hookable: str = ""
     engine: str = "eager"
     onnx: Path | None = None
+    takes: tuple[str, ...] = ()
+    file_bytes: int = 0

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib import import_module
@@ -54,7 +55,10 @@ def build_from_factory(factory: str, arguments: Mapping[str, Any], allowed: Coll
 
 def _made(factory: str, make: Callable[[], Any]) -> nn.Module:
     try:
-        network = make()
+        with warnings.catch_warnings():
+            # torchvision's, of how weights begin, which a file replaces
+            warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)
+            network = make()
     except Exception as error:  # whatever a stranger's constructor raises
         raise NotServable(f"factory {factory} fails: {type(error).__name__}: {said(error)}") from error
     if not isinstance(network, nn.Module):

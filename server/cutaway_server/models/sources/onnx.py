@@ -23,7 +23,7 @@ def build_from_onnx(path: Path, threads: int) -> Built:
     for name, shape in zip(session.takes, session.shapes, strict=True):
         if not shape or isinstance(shape[0], int):
             raise NotServable(f"{path.name}: input {name} is {shape}; export it with a batch of any size as its first axis")
-    return Built(OnnxNetwork(session), not_hookable=_WHY, engine="onnxruntime", onnx=path)
+    return Built(OnnxNetwork(session), not_hookable=_WHY, engine="onnxruntime", onnx=path, takes=tuple(session.takes))
 
 
 class OnnxNetwork(nn.Module):
