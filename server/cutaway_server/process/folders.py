@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from cutaway_server.errors import ShuttingDown
-from cutaway_server.models.model import Model, NotServable
-from cutaway_server.models.repository.folders import Folder, ModelFolder, said, scan
+from cutaway_server.models.model import Model, NotServable, printable
+from cutaway_server.models.repository.folders import Folder, ModelFolder, problem_of, scan
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
@@ -92,7 +92,11 @@ class ModelFolders:
         self._tell_of(broken)
         defaults = {model.name: str(model.wanted.default) for model in models if model.wanted.default}
         self._host.tell(
-            [Listed(_clean(folder.name), _clean(folder.version), State.FAILED, folder.problem) for folder in broken], defaults
+            [
+                Listed(printable(folder.name[:100]), printable(folder.version[:100]), State.FAILED, folder.problem)
+                for folder in broken
+            ],
+            defaults,
         )
         wanted |= self._unreadable(models, broken)
         for slot in self._host.slots():
@@ -144,9 +148,9 @@ class ModelFolders:
         slot.bytes, slot.folder = (slot.bytes if slot.current else folder.bytes), folder
         try:
             lazy = manifest_of(folder.path).serving.lazy
-        except (NotServable, OSError) as error:
-            log.error("the model was not loaded", model=slot.name, version=slot.version, reason=said(error))
-            self._host.fail(slot, said(error))
+        except Exception as error:  # whatever it is, the other models are looked at
+            log.error("the model was not loaded", model=slot.name, version=slot.version, reason=problem_of(error))
+            self._host.fail(slot, problem_of(error))
             return False
         in_memory = any(other.current for other in self._host.slots() if other.name == slot.name)
         if (self._lazy if lazy is None else lazy) and not in_memory:
@@ -203,8 +207,3 @@ class ModelFolders:
         for name, version, problem in sorted(found - self._known_broken):
             log.error("the folder is no model", model=name, version=version, reason=problem)
         self._known_broken = found
-
-
-def _clean(name: str) -> str:
-    """A name that any client can show."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:100].encode("utf-8", "replace").decode())

@@ -1,7 +1,6 @@
 """The models of a server: in what state each is, who uses it, and the thread that loads and unloads them."""
 
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ import structlog
 
 from cutaway_server.errors import Busy, DeadlinePassed, NoRoom, NotReady, ShuttingDown, UnknownModel
 from cutaway_server.metrics import Metrics
-from cutaway_server.models.model import Model, NotServable
+from cutaway_server.models.model import Model, NotServable, readable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.rpc.served import Listed, Served, State
@@ -27,7 +26,6 @@ _HOPE = {
     State.LOADING: 1,
     State.FAILED: 0,
 }  # of an answer; of two alike the higher version gives it
-_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
 
 
 @dataclass(eq=False)
@@ -256,7 +254,7 @@ class Host:
         except ShuttingDown:
             raise
         except NotServable as error:
-            log.error("the model was not loaded", reason=str(error), cause=_cause(error), **about)
+            log.error("the model was not loaded", reason=readable(str(error)), cause=_cause(error), **about)
             self.fail(slot, str(error))
             return False
         except Exception:
@@ -283,7 +281,7 @@ class Host:
         with self._changed:
             self._slots.setdefault((slot.name, slot.version), slot)
             slot.state = State.READY if slot.current else State.FAILED
-            reason = _PATH.sub("…/", reason)  # where things lie on this machine is not for callers
+            reason = readable(reason)
             slot.reason = (
                 f"what its folder holds now could not be loaded, and what was there before serves on: {reason}"
                 if slot.current

@@ -15,9 +15,9 @@ from cutaway_server.models.outputs import pick
 from cutaway_server.models.prepare import prepare
 from cutaway_server.models.preprocessing import ImageSpec
 from cutaway_server.models.presets import PRESETS
-from cutaway_server.models.repository.files import checked_digest, file_in
+from cutaway_server.models.repository.files import checked_digest, file_in, read_bounded
 from cutaway_server.models.repository.labels import read_labels
-from cutaway_server.models.repository.manifest import MANIFEST, Image, Input, Manifest, Network, read_manifest
+from cutaway_server.models.repository.manifest import MANIFEST, MAX_BYTES, Image, Input, Manifest, Network, read_manifest
 from cutaway_server.models.repository.weights import fit_state, read_state
 from cutaway_server.models.sources.built import Built
 from cutaway_server.models.sources.exported import build_from_exported
@@ -65,7 +65,7 @@ def manifest_of(folder: Path) -> Manifest:
     """
     if not any(folder.iterdir()):
         raise NotServable("the folder is empty; it needs a model.yaml")
-    return read_manifest(file_in(folder, MANIFEST).read_bytes())
+    return read_manifest(read_bounded(file_in(folder, MANIFEST), MAX_BYTES))
 
 
 def load(folder: Path, name: str, version: str, permissions: Permissions, hardware: Hardware, *, look_inside: bool = True) -> Model:
