@@ -1,6 +1,5 @@
 """The models of a server: in what state each is, who uses it, and the thread that loads and unloads them."""
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -16,10 +16,12 @@ from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model, NotServable, readable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.manifest import Serving
+from cutaway_server.process.worker import Worker
 from cutaway_server.rpc.served import Listed, Served, State
 
 log = structlog.get_logger()
 _MIB = 1 << 20
+T = TypeVar("T")
 _HOPE = {
     State.READY: 2,
     State.PARKED: 2,
@@ -96,9 +98,7 @@ class Host:
         self._broken: list[Listed] = []
         self._changed = threading.Condition()
         self._stopped = False
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="models", daemon=True)
-        self._thread.start()
+        self._worker = Worker("models")
 
     # For calls: `rpc.served.Models`
 
@@ -188,15 +188,9 @@ class Host:
         with self._changed:
             return [slot.current.served for slot in self._slots.values() if slot.current]
 
-    def submit(self, task: Callable[[], None]) -> "Future[None]":
+    def submit(self, task: Callable[[], T]) -> "Future[T]":
         """Has a task done by the host's own thread, on which the methods below may be called."""
-        done: Future[None] = Future()
-        with self._changed:
-            if self._stopped:
-                done.set_exception(ShuttingDown())
-            else:
-                self._tasks.put((task, done))
-        return done
+        return self._worker.submit(task)
 
     def adopt(self, model: Model) -> None:
         """Serves a model that was made already, for as long as the host lives."""
@@ -208,12 +202,12 @@ class Host:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._tasks.put(None)
+        self._worker.stop()
 
     def close(self) -> None:
         """Ends the thread, unless what it does takes longer than calls have, and all models."""
         self.stop()
-        self._thread.join(self._drain)
+        self._worker.join(self._drain)
         for served in self.served():
             served.close()
 
@@ -311,23 +305,6 @@ class Host:
             self._broken, self._defaults = broken, defaults
 
     # Within
-
-    def _work(self) -> None:
-        while (next_task := self._tasks.get()) and not self._stopped:
-            self._do(*next_task)
-        while not self._tasks.empty():
-            if next_task := self._tasks.get():
-                next_task[1].set_exception(ShuttingDown())
-
-    def _do(self, task: Callable[[], None], done: "Future[None]") -> None:
-        try:
-            task()
-            done.set_result(None)
-        except ShuttingDown as error:
-            done.set_exception(error)
-        except Exception as error:
-            log.exception("a look at the models failed")
-            done.set_exception(error)
 
     def _load_asked(self, slot: Slot) -> None:
         """For a call that asked; a folder that is gone meanwhile has no slot any more."""
