@@ -38,8 +38,13 @@ class Trial:
         self._starting = threading.Lock()
         self._closed = False
 
-    def check(self, folder: Folder) -> None:
-        """Raises NotServable where the model in a folder cannot be served, ShuttingDown where there is no time to find out."""
+    def check(self, folder: Folder) -> int:
+        """How many bytes the weights of the model in a folder take.
+
+        Raises:
+            NotServable: it cannot be served.
+            ShuttingDown: there is no time to find out.
+        """
         child = self._child or self._start()
         question = {"path": str(folder.path), "name": folder.name, "version": folder.version, **vars(self._permissions)}
         try:
@@ -50,7 +55,7 @@ class Trial:
             verdict = json.loads(answer)
             if verdict["problem"]:
                 raise NotServable(verdict["problem"]) from (_Cause(verdict["cause"]) if verdict["cause"] else None)
-            return
+            return int(verdict["bytes"])
         status = child.wait() if answer is not None else 0
         self.end()
         if self._closed:
@@ -111,6 +116,7 @@ class _Cause(Exception):
 
 def main() -> None:
     """Answers until nobody asks any more."""
+    os.nice(10)  # the server's calls go first
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what models print is no answer
     from cutaway_server.models.threads import use_cpu_threads
@@ -138,17 +144,19 @@ def _questions() -> Iterator[dict[str, Any]]:
 def _answer(question: dict[str, Any], answers: IO[bytes]) -> None:
     permissions = Permissions(question["code"], tuple(question["factories"]))
     problem = cause = ""
+    size = 0
     try:
         name, version = question["name"], question["version"]
-        load(Path(question["path"]), name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        model = load(Path(question["path"]), name, version, permissions, Hardware("cpu", fixed=True), look_inside=False)
+        size = model.weight_bytes
     except NotServable as error:
         problem, cause = str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
     except BaseException as error:  # SystemExit, too: a model's own doing
         problem, cause = f"loading it raises {type(error).__name__}", "".join(traceback.format_exception(error))
-    _say({"problem": problem, "cause": cause}, answers)
+    _say({"problem": problem, "cause": cause, "bytes": size}, answers)
 
 
-def _say(what: dict[str, str], answers: IO[bytes]) -> None:
+def _say(what: dict[str, Any], answers: IO[bytes]) -> None:
     answers.write(json.dumps(what).encode() + b"\n")
     answers.flush()
 

@@ -30,11 +30,6 @@ class Folder:
     fingerprint: Fingerprint = ()
     problem: str = ""
 
-    @property
-    def bytes(self) -> int:
-        """Of all its files."""
-        return sum(size for _, size, _ in self.fingerprint)
-
 
 @dataclass(frozen=True)
 class ModelFolder:
