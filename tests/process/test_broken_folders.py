@@ -1,6 +1,7 @@
 """A folder with all that can be wrong with a model: each is reported in a line, and the good one serves on."""
 
 import json
+import os
 import pickle
 import re
 import signal
@@ -76,6 +77,13 @@ SAID = {
     "grows": r"it takes 2\.\d MiB; the budget of all models is 1\.0 MiB",
     "hangs-in-server": "it passed its trial, but the server could not load it within 3 s",
     "exits-in-server": "loading it raises SystemExit",
+    "loop": "it cannot be read: |loop is a link out of the folder of models",  # by the version of Python
+    "loop-inside": "it cannot be read: |there is no file model.yaml",
+    "vast": r"model\.yaml has 322,122,547,200 bytes; the limit is 65,536",
+    "vast-versions": r"versions\.yaml has 322,122,547,200 bytes; the limit is 65,536",
+    "long-default": "it cannot be read: .*digits",
+    "long-threads": "it cannot be read: .*digits",
+    "rings": r"there is no file w\?\.safetensors",
 }
 
 
@@ -113,6 +121,20 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     add(root, "grows", after=GROWS)
     add(root, "hangs-in-server", after="IN_TRIAL or wait_for(Path('/nowhere'))")
     add(root, "exits-in-server", after="if not IN_TRIAL: raise SystemExit(3)")
+    (root / "loop").symlink_to("loop")
+    for name, file in {"loop-inside": "1/model.yaml", "vast": "1/model.yaml", "vast-versions": "versions.yaml"}.items():
+        spoilt = add(root, name).parent / file
+        spoilt.unlink(missing_ok=True)
+        if name == "loop-inside":
+            spoilt.symlink_to(spoilt.name)
+        else:
+            spoilt.touch()
+            os.truncate(spoilt, 300 << 30)  # in name only: the disk holds nothing of it
+    add(root, "rings", weights="w\a.safetensors")
+    add(root, "long-default")
+    (root / "long-default" / "versions.yaml").write_text(f"default: 0x{'f' * 5000}")
+    with (add(root, "long-threads") / "model.yaml").open("a") as manifest:
+        manifest.write(f"serving: {{threads: -0x{'f' * 5000}}}")
     return root, other
 
 
@@ -187,7 +209,9 @@ def test_what_is_mended_is_loaded_by_the_admin_and_by_sighup(
     """Though a thread of one model hangs for ever."""
     root, other = roots
     for folder in root.iterdir():
-        if folder.name not in ("good", "no-fit"):
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.name not in ("good", "no-fit"):
             rmtree(folder)
     rmtree(other / "good")
     replace_weights(root / "no-fit" / "1", seed=3)

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import cutaway
 from cutaway.v1 import admin_pb2, admin_pb2_grpc
@@ -26,6 +27,9 @@ from server_process import ServerProcess, run_server, wait_until
 FACTORY = "cutaway_server.models.mnist.networks:Net"
 HELD = image() * 0 + 7
 COUNTS_THREADS = """
+    assert not IN_TRIAL or os.nice(0) >= 10
+
+
     class Threads(Net):
         def forward(self, x):
             return super().forward(x) * 0 + torch.get_num_threads()
@@ -334,6 +338,26 @@ def test_the_admin_service_of_a_server_without_folders():
         admin_pb2_grpc.AdminServiceStub(channel).ReloadModels(admin_pb2.ReloadModelsRequest(), timeout=10)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "start it with --models DIR" in refused.value.details()
+
+
+def test_health_follows_the_first_model_not_the_last(tmp_path: Path):
+    """One that hangs in its trial does not keep the server from being ready."""
+    add(tmp_path, "one", seed=1)
+    add(tmp_path, "other", after=GATED, folder=tmp_path)
+    given = {"models": (tmp_path,), "allow_code": True, "log_level": "error", "threads": 1}
+    with (
+        Server([], load_settings({"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", **given})) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        health = health_pb2_grpc.HealthStub(channel)
+        look = server.reload()
+        wait_until(lambda: health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == 1, 60)
+        assert not look.done()
+        assert {one.name: one.state.value for one in server.all()} == {"one": "ready", "other": "loading"}
+        (tmp_path / "try").touch()
+        (tmp_path / "load").touch()
+        look.result(60)
+        assert {one.state.value for one in server.all()} == {"ready"}
 
 
 def test_sighup_while_a_model_loads(root: Path, client: cutaway.Client, tmp_path: Path, server: ServerProcess):

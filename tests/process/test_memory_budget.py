@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cutaway
-from model_folders import CLASSES, GATED, HOLDING, add, image, scores
+from model_folders import CLASSES, GATED, HOLDING, add, image, replace_weights, scores
 from server_process import ServerProcess, run_server, wait_until
 
 HIDDEN = 7_000
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, gates: Path) -> Path:
     for seed, name in enumerate("abc", 1):
         (gates / name).mkdir()
         add(root, name, seed=seed, hidden=HIDDEN, after=HOLDING, folder=gates / name, serving={"lazy": False})
-    add(root, "lazy", seed=4, hidden=HIDDEN)
+    (add(root, "lazy", seed=4, hidden=HIDDEN) / "training.log").write_bytes(bytes(2 << 20))  # counts for nothing
     add(root, "worse", 1, seed=5, hidden=HIDDEN, serving={"lazy": False})
     return root
 
@@ -108,21 +108,73 @@ def test_a_lazy_model_is_loaded_by_the_first_call(client: cutaway.Client, server
     assert loads(server, "lazy") == 1
 
 
-def test_a_lazy_version_that_fails_gives_way_to_the_one_before(client: cutaway.Client, root: Path, server: ServerProcess):
-    add(root, "worse", 2, after="raise ValueError('not today')")
+def look(server: ServerProcess, client: cutaway.Client, **stand: str) -> None:
+    """Has it look at the folders, and waits until these models stand so."""
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: [model.version for model in client.models() if model.name == "worse"] == ["2"])
+    wait_until(lambda: states(client) | stand == states(client), 60)
+
+
+def test_a_lazy_version_that_fails_takes_nobodys_place(client: cutaway.Client, root: Path, server: ServerProcess):
+    before = states(client)
+    add(root, "later", 1, seed=6)
+    look(server, client, later="parked")
+    add(root, "later", 2, after="raise ValueError('not today')")
+    add(root, "large", hidden=HIDDEN, after="raise ValueError('nor tomorrow')", serving={"lazy": False})
+    look(server, client, large="failed", later="failed")
+    found = {model.version: (model.state, model.state_reason) for model in client.models() if model.name == "later"}
+    assert found["1"] == ("parked", "it is loaded when it is first asked for")
+    assert "not today" in found["2"][1]
+    assert np.allclose(client.predict("later", image()).scores, scores(6, image()))
+    assert states(client) | before == states(client)  # none was parked for what failed
+    errors = [line["reason"] for line in map(json.loads, server.log().splitlines()) if line["level"] == "error"]
+    assert [sum(says in reason for reason in errors) for says in ("not today", "nor tomorrow")] == [1, 1]
+    assert len(errors) == 2
+
+
+def test_what_hangs_holds_up_no_other(client: cutaway.Client, root: Path, gates: Path, server: ServerProcess):
+    """Neither one that is parked, nor one whose turn to be tried has not come."""
+    ask(client, "b", 2)
+    ask(client, "c", 3)
+    assert states(client)["a"] == "parked"
+    add(root, "hangs", after=GATED, folder=gates)
+    add(root, "sound", seed=7)
+    add(root, "unsound", after="raise ValueError('not today')")
+    look(server, client, hangs="loading", sound="loading", unsound="loading")
+    ask(client, "a", 1)
+    assert np.allclose(client.predict("sound", image()).scores, scores(7, image()))
     with pytest.raises(cutaway.FailedPrecondition, match="not today"):
-        client.predict("worse", image())
-    wait_until(lambda: [model.version for model in client.models() if model.name == "worse"] == ["1", "2"])
-    ask(client, "worse", 5)
-    (line,) = [line for line in map(json.loads, server.log().splitlines()) if line["level"] == "error"]
-    assert "not today" in line["reason"]
+        client.predict("unsound", image())
+    assert states(client) | {"hangs": "loading", "sound": "ready", "unsound": "failed"} == states(client)
+    (gates / "try").touch()
+    wait_until(lambda: states(client)["hangs"] == "parked", 60)
+    assert loads(server, "sound") == 1
+
+
+def test_what_serves_goes_on_where_its_successor_finds_no_room(
+    client: cutaway.Client, root: Path, gates: Path, server: ServerProcess
+):
+    for sign in ("held", "go"):
+        (gates / "b" / sign).unlink()
+    ask(client, "a", 1)
+    manifest = root / "a" / "1" / "model.yaml"
+    manifest.write_text(manifest.read_text().replace(str(HIDDEN), "11000"))
+    replace_weights(root / "a" / "1", seed=8, hidden=11_000)
+    with ThreadPoolExecutor(1) as caller:
+        held = caller.submit(client.predict, "b", HELD)
+        wait_until((gates / "b" / "held").exists)
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "serves on: it waits for memory" in client.model("a").state_reason, 60)
+        assert states(client)["a"] == "ready"
+        ask(client, "a", 1)
+        (gates / "b" / "go").touch()
+        held.result()
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: not client.model("a").state_reason, 60)
+    assert np.allclose(client.predict("a", image()).scores, scores(8, image(), 11_000), rtol=1e-4, atol=1e-4)
 
 
 def test_sigterm_while_the_server_itself_loads_a_model(client: cutaway.Client, root: Path, gates: Path, server: ServerProcess):
     """The last test of this server."""
-    (gates / "try").touch()
     add(root, "late", after=GATED, folder=gates)
     server.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "late" in states(client))
@@ -132,4 +184,6 @@ def test_sigterm_while_the_server_itself_loads_a_model(client: cutaway.Client, r
         assert server.stop() == 0
         with pytest.raises(cutaway.Unavailable):
             waits.result()
-    assert [line for line in server.log().splitlines() if '"error"' in line and "not today" not in line] == []
+    assert [
+        line for line in server.log().splitlines() if '"error"' in line and "not today" not in line and "nor tomorrow" not in line
+    ] == []

@@ -57,7 +57,7 @@ class Metrics:
         )
         self.load_seconds = Histogram(
             "cutaway_load_seconds",
-            "How long loading a model took, from its folder to its first answer.",
+            "How long loading a model took, from its folder to its first answer, once it had passed its trial.",
             model,
             buckets=_LOADS,
             registry=registry,

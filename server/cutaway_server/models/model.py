@@ -31,8 +31,18 @@ class NotServable(ValueError):
 
 
 def said(error: BaseException) -> str:
-    """What an error of others' code says, in one line that callers may read: files by their names, without their folders."""
-    return _FOLDERS.sub("", " ".join(str(error).split()))[:300] or type(error).__name__
+    """What an error of others' code says, in one line that callers may read."""
+    return readable(str(error))[:300] or type(error).__name__
+
+
+def readable(text: str) -> str:
+    """A text in one line that callers may read: files by their names, without their folders."""
+    return printable(_FOLDERS.sub("", " ".join(text.split())))
+
+
+def printable(text: str) -> str:
+    """A text that any client can show."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @dataclass(frozen=True)

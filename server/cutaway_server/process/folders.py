@@ -12,16 +12,19 @@ from typing import Any
 import structlog
 
 from cutaway_server.errors import ShuttingDown
+from cutaway_server.models.device import pick_device
 from cutaway_server.models.engine_choice import EngineChoice
-from cutaway_server.models.model import Model, NotServable
-from cutaway_server.models.repository.folders import Folder, ModelFolder, said, scan
+from cutaway_server.models.model import Model, NotServable, printable
+from cutaway_server.models.repository.folders import Folder, ModelFolder, problem_of, scan
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
-from cutaway_server.models.repository.manifest import Serving
+from cutaway_server.models.repository.manifest import Manifest, Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
 from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
 from cutaway_server.prediction.engines.opening import is_whole
-from cutaway_server.process.host import Host, Slot
+from cutaway_server.process.host import Host
+from cutaway_server.process.slot import Slot
 from cutaway_server.process.trial import Trial
+from cutaway_server.process.worker import Worker
 from cutaway_server.rpc.served import Listed, State
 
 log = structlog.get_logger()
@@ -30,7 +33,11 @@ log = structlog.get_logger()
 class ModelFolders:
     """Loads what lies in folders into a host, and follows what changes there.
 
+    A thread of its own looks at them and tries what is new; what hangs there holds up nothing but the look. What a call asks for
+    before its turn has come is tried by a second thread.
+
     Args:
+        able: told each time that a model may have become able to answer.
         lazy: whether models are loaded when they are first asked for.
         load_seconds: that one model may take to load and run when it is tried, and to be loaded after that.
         lane_threads: CPU threads with which the layers are timed.
@@ -43,6 +50,7 @@ class ModelFolders:
         host: Host,
         roots: Sequence[Path],
         *,
+        able: Callable[[], object],
         permissions: Permissions,
         hardware: Hardware,
         lazy: bool,
@@ -53,6 +61,7 @@ class ModelFolders:
     ) -> None:
         self._host = host
         self._roots = roots
+        self._able = able
         self._permissions = permissions
         self._hardware = hardware
         self._lazy = lazy
@@ -60,63 +69,84 @@ class ModelFolders:
         self._lane_threads = lane_threads
         self._engine = engine
         self._cache = cache
-        self._passed: set[Folder] = set()
-        self._engines: dict[Folder, EngineChoice] = {}
         self._known_broken: set[tuple[str, str, str]] = set()
-        self._trial = Trial(permissions, load_seconds)
-        self._looking = False
+        self._looker, self._trial = Worker("look"), Trial(permissions, load_seconds)
+        self._asked, self._asked_trial = Worker("asked"), Trial(permissions, load_seconds)
         self._closed: Future[None] = Future()
-        self._asked: dict[bool, Future[None]] = {}
+        self._looks: dict[bool, Future[None]] = {}
         self._asking = threading.Lock()
 
     def sync(self, *, retry: bool) -> "Future[None]":
-        """Has the host look at the folders and do what follows from them. Whoever asks before it begins gets the same look.
+        """Has the folders looked at, and what follows from them done. Whoever asks before it begins gets the same look.
 
         Args:
             retry: whether what failed is tried again though nothing changed.
         """
         with self._asking:
-            if retry not in self._asked:
-                self._asked[retry] = self._host.submit(partial(self._sync, retry))
-            return self._asked[retry]
+            if retry not in self._looks:
+                self._looks[retry] = self._looker.submit(partial(self._sync, retry))
+            return self._looks[retry]
 
     def close(self) -> None:
         """Gives up what is tried or loaded now. Nothing else begins."""
         self._closed.set_result(None)
-        self._trial.close()
+        for worker, trial in ((self._looker, self._trial), (self._asked, self._asked_trial)):
+            worker.stop()
+            trial.close()
+
+    # On the thread that looks
 
     def _sync(self, retry: bool) -> None:
         with self._asking:
-            self._asked.pop(retry, None)
+            self._looks.pop(retry, None)
         try:
             models, broken = scan(self._roots)
         except OSError as error:
             log.error("the folders of models cannot be read; what serves goes on", reason=str(error))
             return
-        self._looking = True
         try:
-            self._expect(models)
-            wanted = {key for model in models for key in self._sync_model(model, retry)}
+            self._follow(models, broken, retry)
+        except ShuttingDown:
+            raise
+        except Exception as error:
+            self._give_up(error)
+            raise
         finally:
-            self._looking = False
             self._trial.end()
+
+    def _give_up(self, error: Exception) -> None:
+        """What the look did not get through says why, and is tried again by the next one."""
+        for slot in self._host.slots():
+            if slot.try_now or not slot.folder:
+                slot.folder = None
+                self._on_host(partial(self._host.fail, slot, error))
+
+    def _follow(self, models: list[ModelFolder], broken: list[Folder], retry: bool) -> None:
+        self._expect(models)
+        wanted = {key for model in models for key in self._sync_model(model, retry)}
         self._tell_of(broken)
+        listed = [
+            Listed(printable(folder.name[:100]), printable(folder.version[:100]), State.FAILED, folder.problem) for folder in broken
+        ]
         defaults = {model.name: str(model.wanted.default) for model in models if model.wanted.default}
-        self._host.tell(
-            [Listed(_clean(folder.name), _clean(folder.version), State.FAILED, folder.problem) for folder in broken], defaults
-        )
+        self._on_host(partial(self._host.tell, listed, defaults))
         wanted |= self._unreadable(models, broken)
         for slot in self._host.slots():
             if (slot.name, slot.version) not in wanted:
-                self._host.remove(slot)
+                self._on_host(partial(self._host.remove, slot))
+
+    def _on_host(self, task: Callable[[], object]) -> None:
+        self._host.submit(task).result()
 
     def _expect(self, models: list[ModelFolder]) -> None:
-        """Calls for a model that is new wait until its turn has come."""
+        """Calls for a model that is new wait for it, though not until its turn has come."""
         known = {slot.name for slot in self._host.slots()}
         for model in models:
             if model.name not in known:
                 for folder in model.candidates()[: model.count]:
-                    self._host.expect(self._new(folder))
+                    slot = self._new(folder)
+                    slot.folder = folder
+                    self._host.expect(slot, partial(self._asked.submit, partial(self._bring_asked, slot, folder)))
 
     def _unreadable(self, models: list[ModelFolder], broken: list[Folder]) -> set[tuple[str, str]]:
         """What goes on serving though its folder, which is still there, is none for a model now."""
@@ -138,68 +168,99 @@ class ModelFolders:
                 continue
             key = (folder.name, folder.version)
             slot = slots.get(key) or self._new(folder)
-            if slot.folder != folder or (retry and slot.reason and slot.state is not State.PARKED):
-                able = self._bring(slot, folder)
-            else:
-                able = slot.state is not State.FAILED
-            good += able and good < model.count
+            if slot.folder != folder or slot.try_now or (retry and slot.reason and slot.state is not State.PARKED):
+                self._bring(slot, folder)
+            good += slot.state is not State.FAILED and good < model.count
             stay.add(key)
         return stay
 
     def _new(self, folder: Folder) -> Slot:
-        return Slot(folder.name, folder.version, partial(self._load, folder))
+        return Slot(folder.name, folder.version, partial(self._load, folder, ""))
 
-    def _bring(self, slot: Slot, folder: Folder) -> bool:
-        """Whether what the folder holds can be served, as far as is known."""
-        slot.load = partial(self._load, folder)
-        slot.bytes, slot.folder = (slot.bytes if slot.current else folder.bytes), folder
-        try:
-            lazy = manifest_of(folder.path).serving.lazy
-        except (NotServable, OSError) as error:
-            log.error("the model was not loaded", model=slot.name, version=slot.version, reason=said(error))
-            self._host.fail(slot, said(error))
-            return False
-        in_memory = any(other.current for other in self._host.slots() if other.name == slot.name)
-        if (self._lazy if lazy is None else lazy) and not in_memory:
-            self._host.park(slot, "it is loaded when it is first asked for")
-            return True
-        return self._host.load(slot)
+    def _bring(self, slot: Slot, folder: Folder) -> None:
+        """Has what the folder holds tried, and then loaded, or kept until a call asks for it."""
+        self._host.expect(slot)
+        slot.folder = None  # until it is through
+        if serving := self._passes(slot, folder, self._trial):
+            lazy = self._lazy if serving.lazy is None else serving.lazy
+            if lazy and not any(other.current for other in self._host.slots() if other.name == slot.name):
+                self._on_host(partial(self._host.park, slot, "it is loaded when it is first asked for"))
+            else:
+                self._on_host(partial(self._host.load, slot))
+        slot.folder = None if slot.current and slot.no_room else folder  # what lacks memory is brought again at the next look
+        self._able()
 
-    def _load(self, folder: Folder) -> tuple[Model, Serving]:
+    # On both threads that try
+
+    def _passes(self, slot: Slot, folder: Folder, trial: Trial) -> Serving | None:
+        """How what a folder holds is to be served; None where it cannot, for which the place says why."""
         try:
-            if folder not in self._passed:
-                self._trial.check(folder)
-                self._passed.add(folder)
+            manifest = manifest_of(folder.path)
+            if slot.passed != folder:
+                slot.bytes = trial.check(folder)
+                slot.load = partial(self._load, folder, self._find_engine(folder, manifest, trial))
+                slot.passed = folder
+            self._host.check_budget(slot.bytes)
+        except ShuttingDown:
+            raise
+        except Exception as error:
+            why = error if isinstance(error, NotServable) else NotServable(problem_of(error))
+            self._on_host(partial(self._host.fail, slot, why))
+            return None
+        return manifest.serving
+
+    def _find_engine(self, folder: Folder, manifest: Manifest, trial: Trial) -> EngineChoice | str:
+        """The engine that the trial finds for what just passed there, or why it finds none.
+
+        Raises:
+            NotServable: the engine that is wanted by name cannot run it.
+        """
+        serving = manifest.serving
+        wanted, threads = serving.engine or self._engine, serving.threads or self._hardware.threads
+        device = pick_device("cpu" if manifest.network.onnx else serving.device or self._hardware.device)
+        if wanted == "eager" or device.type != "cpu" or serving.autocast:
+            return ""
+        try:
+            return trial.choose_engine(folder, wanted, threads, self._cache)
+        except NotServable as error:
+            if wanted != "auto":
+                raise
+            return str(error)
+
+    # On the thread for calls
+
+    def _bring_asked(self, slot: Slot, folder: Folder) -> None:
+        """What a call asked for before its turn came. Where it fails another version may take its place."""
+        try:
+            if self._passes(slot, folder, self._asked_trial):
+                self._on_host(partial(self._host.load_asked, slot))
+            else:
+                self.sync(retry=False)
+        finally:
+            self._asked_trial.end()
+        self._able()
+
+    # On the host's
+
+    def _load(self, folder: Folder, found: EngineChoice | str) -> tuple[Model, Serving]:
+        try:
             serving = manifest_of(folder.path).serving
             model = self._in_time(partial(load, folder.path, folder.name, folder.version, self._permissions, self._hardware))
-            return replace(model, engine=self._choose_engine(model, folder, serving)), serving
-        except NotServable:
-            if not self._looking:  # a call asked for it: another version may take its place
-                self.sync(retry=False)
+            return replace(model, engine=self._choose_engine(model, serving, found)), serving
+        except Exception:
+            self.sync(retry=False)  # another version may take its place
             raise
-        finally:
-            if not self._looking:
-                self._trial.end()
 
-    def _choose_engine(self, model: Model, folder: Folder, serving: Serving) -> EngineChoice:
-        """The engine that the trial found, when it was first asked: unless its file is gone since."""
-        wanted, threads = serving.engine or self._engine, serving.threads or self._hardware.threads
+    def _choose_engine(self, model: Model, serving: Serving, found: EngineChoice | str) -> EngineChoice:
+        """The engine that the trial found, unless its file is gone since."""
+        wanted = serving.engine or self._engine
         if why := why_only_eager(model.device, model.autocast):
             return only_eager(model.engine, wanted, why)
         if wanted in ("eager", model.engine.name):
             return model.engine
-        choice = self._engines.get(folder)
-        if choice is None or not is_whole(choice):
-            choice = self._engines[folder] = self._try_engines(model, folder, wanted, threads)
-        return choice
-
-    def _try_engines(self, model: Model, folder: Folder, wanted: str, threads: int) -> EngineChoice:
-        try:
-            return self._trial.choose_engine(folder, wanted, threads, self._cache)
-        except NotServable as error:
-            if wanted != "auto":
-                raise
-            return only_eager(model.engine, wanted, str(error))
+        if isinstance(found, str):
+            return only_eager(model.engine, wanted, found)
+        return found if is_whole(found) else only_eager(model.engine, wanted, "the file that was made for it is gone since")
 
     def _in_time(self, work: Callable[[], Model]) -> Model:
         """What the work gives, in a thread of its own that gives way to calls. One that takes too long is left behind."""
@@ -233,8 +294,3 @@ class ModelFolders:
         for name, version, problem in sorted(found - self._known_broken):
             log.error("the folder is no model", model=name, version=version, reason=problem)
         self._known_broken = found
-
-
-def _clean(name: str) -> str:
-    """A name that any client can show."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name[:100].encode("utf-8", "replace").decode())

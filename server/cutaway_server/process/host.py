@@ -1,81 +1,33 @@
 """The models of a server: in what state each is, who uses it, and the thread that loads and unloads them."""
 
-import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
 from cutaway_server.errors import Busy, DeadlinePassed, NoRoom, NotReady, ShuttingDown, UnknownModel
 from cutaway_server.metrics import Metrics
-from cutaway_server.models.model import Model, NotServable
-from cutaway_server.models.repository.folders import Folder
+from cutaway_server.models.model import Model, NotServable, readable
 from cutaway_server.models.repository.manifest import Serving
+from cutaway_server.process.memory_budget import BudgetInUse, MemoryBudget
+from cutaway_server.process.slot import InMemory, Slot
+from cutaway_server.process.worker import Worker
 from cutaway_server.rpc.served import Listed, Served, State
 
 log = structlog.get_logger()
-_MIB = 1 << 20
+T = TypeVar("T")
 _HOPE = {
     State.READY: 2,
     State.PARKED: 2,
     State.LOADING: 1,
     State.FAILED: 0,
 }  # of an answer; of two alike the higher version gives it
-_PATH = re.compile(r"(?<![\w.…])/(?:[^\s/'\":,;]+/)+")
-
-
-@dataclass(eq=False)
-class _InMemory:
-    """What answers for a model now, and how many calls use it."""
-
-    served: Served
-    changed: threading.Condition
-    users: int = 0
-
-    def give_back(self) -> None:
-        """One that used it does so no longer."""
-        with self.changed:
-            self.users -= 1
-            if not self.users:
-                self.changed.notify_all()
-
-
-@dataclass(eq=False)
-class Slot:
-    """A place for one version of a model.
-
-    Attributes:
-        load: makes the model that belongs there, and says how it is to be served.
-        bytes: that its weights take; before they are loaded, an estimate.
-        folder: that `load` reads, as it lay there when it was last looked at; None for a model that was handed in.
-        current: what answers for it now; None where it is not in memory.
-        waiting: calls that wait until it is in memory.
-        no_room: whether it was parked because others that are in use fill the memory budget.
-        last_used: when a call last asked for it, on the monotonic clock.
-    """
-
-    name: str
-    version: str
-    load: Callable[[], tuple[Model, Serving]]
-    bytes: int = 0
-    folder: Folder | None = None
-    state: State = State.LOADING
-    reason: str = ""
-    current: _InMemory | None = None
-    waiting: int = 0
-    no_room: bool = False
-    last_used: float = field(default_factory=time.monotonic)
-
-    def listed(self) -> Listed:
-        """As a list shows it."""
-        return Listed(self.name, self.version, self.state, self.reason, self.current.served if self.current else None)
 
 
 class Host:
@@ -99,7 +51,7 @@ class Host:
     ) -> None:
         self._open_model = open_model
         self._metrics = metrics
-        self._budget = budget_bytes
+        self._budget = MemoryBudget(budget_bytes)
         self._drain = drain_seconds
         self._max_waiting = max_waiting
         self._slots: dict[tuple[str, str], Slot] = {}
@@ -108,9 +60,7 @@ class Host:
         self._answering: dict[tuple[str, str], Slot] = {}  # what calls found, by what they asked for, until something changes
         self._changed = threading.Condition()
         self._stopped = False
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="models", daemon=True)
-        self._thread.start()
+        self._worker = Worker("models")
 
     # For calls: `rpc.served.Models`
 
@@ -143,7 +93,7 @@ class Host:
         finally:
             held.give_back()
 
-    def take(self, name: str, version: str) -> _InMemory | None:
+    def take(self, name: str, version: str) -> InMemory | None:
         """What answers for one of them, if it is in memory; it stays until it is given back. Never waits.
 
         Raises:
@@ -174,7 +124,7 @@ class Host:
         except NotInTime as error:
             raise DeadlinePassed("while the model was unloaded, which goes on") from error
 
-    def _hold(self, name: str, version: str, deadline: float) -> _InMemory:
+    def _hold(self, name: str, version: str, deadline: float) -> InMemory:
         waited = False
         with self._changed:
             while True:
@@ -184,12 +134,20 @@ class Host:
                 if self._stopped:
                     raise ShuttingDown
                 if waited and slot.no_room:
-                    raise NoRoom(slot.name, self._budget, retry_after_s=1.0)
-                if slot.state is State.PARKED:
-                    slot.state, slot.reason, slot.no_room = State.LOADING, "", False
-                    self.submit(partial(self._load_asked, slot))
+                    raise NoRoom(slot.name, self._budget.limit, retry_after_s=1.0)
+                if slot.state is State.PARKED or slot.try_now:
+                    self._ask_for(slot)
                 self._wait_for(slot, deadline)
                 waited = True
+
+    def _ask_for(self, slot: Slot) -> None:
+        """Has it loaded, and tried before that where it was not yet."""
+        slot.state, slot.reason, slot.no_room = State.LOADING, "", False
+        try_now, slot.try_now = slot.try_now, None
+        if try_now:
+            try_now()
+        else:
+            self.submit(partial(self.load_asked, slot))
 
     def _wait_for(self, slot: Slot, deadline: float) -> None:
         """Until something changed."""
@@ -209,7 +167,7 @@ class Host:
             raise NotReady(slot.name, slot.version, slot.reason)
         return slot
 
-    def _take(self, slot: Slot) -> _InMemory | None:
+    def _take(self, slot: Slot) -> InMemory | None:
         slot.last_used = time.monotonic()
         if slot.current:
             slot.current.users += 1
@@ -237,32 +195,30 @@ class Host:
         with self._changed:
             return [slot.current.served for slot in self._slots.values() if slot.current]
 
-    def submit(self, task: Callable[[], None]) -> "Future[None]":
+    def submit(self, task: Callable[[], T]) -> "Future[T]":
         """Has a task done by the host's own thread, on which the methods below may be called."""
-        done: Future[None] = Future()
-        with self._changed:
-            if self._stopped:
-                done.set_exception(ShuttingDown())
-            else:
-                self._tasks.put((task, done))
-        return done
+        return self._worker.submit(task)
+
+    def check_budget(self, needed: int) -> None:
+        """Raises NotServable for a model whose weights take more bytes than all may."""
+        self._budget.check(needed)
 
     def adopt(self, model: Model) -> None:
         """Serves a model that was made already, for as long as the host lives."""
         slot = Slot(model.name, model.version, lambda: (model, Serving()))
-        self._put(slot, _InMemory(self._open_model(model, Serving()), self._changed))
+        self._put(slot, InMemory(self._open_model(model, Serving()), self._changed))
 
     def stop(self) -> None:
         """Loads nothing more. What is in memory serves on; calls that wait for the rest are refused."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._tasks.put(None)
+        self._worker.stop()
 
     def close(self) -> None:
         """Ends the thread, unless what it does takes longer than calls have, and all models."""
         self.stop()
-        self._thread.join(self._drain)
+        self._worker.join(self._drain)
         for served in self.served():
             served.close()
 
@@ -272,72 +228,76 @@ class Host:
         """All places."""
         return list(self._slots.values())
 
-    def expect(self, slot: Slot) -> None:
-        """Makes a place known that is to be loaded soon: calls wait for it."""
+    def expect(self, slot: Slot, try_now: Callable[[], object] | None = None) -> None:
+        """Makes a place known for what is tried or loaded now, or at its turn: calls wait for that where nothing answers yet.
+
+        Args:
+            try_now: where it has to wait for its turn, has it tried and loaded at once. Must not block.
+        """
         with self._changed:
             self._slots.setdefault((slot.name, slot.version), slot)
+            slot.try_now = try_now
+            if not slot.current:
+                slot.state, slot.reason = State.LOADING, ""
             self._tell_all()
 
-    def load(self, slot: Slot) -> bool:
+    def load(self, slot: Slot) -> None:
         """Loads what belongs in a place. What was there serves until that is ready, and goes on where it fails.
 
-        Returns:
-            Whether it was loaded.
         Raises:
             ShuttingDown.
         """
         began = time.monotonic()
-        about = {"model": slot.name, "version": slot.version}
         self.expect(slot)
-        with self._changed:
-            slot.state = State.READY if slot.current else State.LOADING
-            self._tell_all()
+        slot.no_room = False
         try:
-            if self._stopped:
-                raise ShuttingDown
-            self._make_room(slot, slot.bytes)
+            self._make_room(slot)
             model, serving = slot.load()
-            self._make_room(slot, model.weight_bytes)
-            loaded = _InMemory(self._open_model(model, serving), self._changed)
-        except _NoRoom as error:
-            self._park(slot, str(error), no_room=True)
-            return False
+            loaded = InMemory(self._open_model(model, serving), self._changed)
+        except BudgetInUse as error:
+            self._wait_for_room(slot, str(error))
+            return
         except ShuttingDown:
             raise
-        except NotServable as error:
-            log.error("the model was not loaded", reason=str(error), cause=_cause(error), **about)
-            self.fail(slot, str(error))
-            return False
-        except Exception:
-            log.exception("the model was not loaded", **about)
-            self.fail(slot, "the server failed at it; its log has the cause")
-            return False
-        slot.bytes = model.weight_bytes
+        except Exception as error:
+            self.fail(slot, error)
+            return
         old = self._put(slot, loaded)
         seconds = time.monotonic() - began
         self._metrics.load_seconds.labels(slot.name).observe(seconds)
         log.info(
             "the model is ready",
-            **about,
+            model=slot.name,
+            version=slot.version,
             seconds=round(seconds, 3),
             weights_digest=model.weights_digest,
             file_digest=model.file_digest,
             device=str(model.device),
         )
         self._retire(old)
-        return True
 
-    def fail(self, slot: Slot, reason: str) -> None:
-        """What belongs in a place cannot be loaded."""
+    def load_asked(self, slot: Slot) -> None:
+        """As `load`, for a call that asked, unless the folder is gone meanwhile, or another call had it loaded."""
+        if self._slots.get((slot.name, slot.version)) is slot and not slot.current:
+            self.load(slot)
+
+    def fail(self, slot: Slot, error: Exception) -> None:
+        """What belongs in a place cannot be loaded. Callers read why where it is NotServable; else the log has the cause."""
+        ours = not isinstance(error, NotServable)
+        reason = "the server failed at it; its log has the cause" if ours else readable(str(error))
+        log.error(
+            "the model was not loaded",
+            model=slot.name,
+            version=slot.version,
+            reason=reason,
+            cause=_cause(error),
+            exc_info=error if ours else None,
+        )
         with self._changed:
             self._slots.setdefault((slot.name, slot.version), slot)
+            slot.try_now = None
             slot.state = State.READY if slot.current else State.FAILED
-            reason = _PATH.sub("…/", reason)  # where things lie on this machine is not for callers
-            slot.reason = (
-                f"what its folder holds now could not be loaded, and what was there before serves on: {reason}"
-                if slot.current
-                else reason
-            )
+            slot.reason = _serves_on(reason) if slot.current else reason
             self._tell_all()
 
     def park(self, slot: Slot, reason: str) -> None:
@@ -369,28 +329,6 @@ class Host:
         self._answering.clear()
         self._changed.notify_all()
 
-    def _work(self) -> None:
-        while (next_task := self._tasks.get()) and not self._stopped:
-            self._do(*next_task)
-        while not self._tasks.empty():
-            if next_task := self._tasks.get():
-                next_task[1].set_exception(ShuttingDown())
-
-    def _do(self, task: Callable[[], None], done: "Future[None]") -> None:
-        try:
-            task()
-            done.set_result(None)
-        except ShuttingDown as error:
-            done.set_exception(error)
-        except Exception as error:
-            log.exception("a look at the models failed")
-            done.set_exception(error)
-
-    def _load_asked(self, slot: Slot) -> None:
-        """For a call that asked; a folder that is gone meanwhile has no slot any more."""
-        if self._slots.get((slot.name, slot.version)) is slot and not slot.current:
-            self.load(slot)
-
     def _unload(self, name: str) -> None:
         for slot in self.slots():
             if slot.name != name or not slot.current:
@@ -401,7 +339,7 @@ class Host:
             log.info("the model was parked", model=slot.name, version=slot.version)
             self._retire(current)
 
-    def _put(self, slot: Slot, loaded: _InMemory) -> _InMemory | None:
+    def _put(self, slot: Slot, loaded: InMemory) -> InMemory | None:
         """What was there before."""
         with self._changed:
             self._slots[slot.name, slot.version] = slot
@@ -413,49 +351,49 @@ class Host:
     def _park(self, slot: Slot, reason: str, *, no_room: bool = False) -> None:
         with self._changed:
             slot.state, slot.reason, slot.no_room = State.PARKED, reason, no_room
+            slot.try_now = None
             self._tell_all()
 
-    def _retire(self, old: _InMemory | None) -> None:
+    def _wait_for_room(self, slot: Slot, reason: str) -> None:
+        with self._changed:
+            if slot.current:
+                slot.reason, slot.no_room = _serves_on(reason), True
+            else:
+                self._park(slot, reason, no_room=True)
+
+    def _retire(self, old: InMemory | None) -> None:
         if old is None:
             return
         with self._changed:
             self._changed.wait_for(lambda: not old.users, self._drain)
         old.served.close()
 
-    def _make_room(self, slot: Slot, needed: int) -> None:
-        """Parks models that nobody uses, the one that was asked for longest ago first, until so many bytes fit.
+    def _make_room(self, slot: Slot) -> None:
+        """Parks models that nobody uses, the one that was asked for longest ago first, until this one fits.
 
         Raises:
-            NotServable: they never will.
-            _NoRoom: they do not now, for the others are in use.
+            BudgetInUse: it does not now.
             ShuttingDown.
         """
-        if not self._budget:
-            return
-        if needed > self._budget:
-            raise NotServable(f"it takes {needed / _MIB:,.1f} MiB; the budget of all models is {self._budget / _MIB:,.1f} MiB")
-        while self._others_bytes(slot) + needed > self._budget:
+        while not self._budget.fits(slot.bytes, self._others(slot)):
             with self._changed:
-                found = self._changed.wait_for(lambda: self._stopped or self._idle(slot), self._drain)
+                self._changed.wait_for(lambda: self._stopped or self._budget.first_to_go(self._others(slot)), self._drain)
+                idle = self._budget.first_to_go(self._others(slot))
                 if self._stopped:
                     raise ShuttingDown
-                if not found:
-                    raise _NoRoom("it waits for memory: the models that fill the budget are in use")
-                idle = min(self._idle(slot), key=lambda other: other.last_used)
+                if not idle:
+                    raise BudgetInUse("it waits for memory: the models that fill the budget are in use")
                 current, idle.current = idle.current, None
                 self._park(idle, "others were asked for since and the memory budget is full; it is loaded when it is asked for")
             log.info("the model was parked", model=idle.name, version=idle.version)
             self._retire(current)
 
-    def _others_bytes(self, slot: Slot) -> int:
-        return sum(other.bytes for other in self._slots.values() if other.current and other is not slot)
-
-    def _idle(self, slot: Slot) -> list[Slot]:
-        return [other for other in self._slots.values() if other.current and not other.current.users and other is not slot]
+    def _others(self, slot: Slot) -> list[Slot]:
+        return [other for other in self._slots.values() if other is not slot]
 
 
-class _NoRoom(Exception):
-    """Others are in use."""
+def _serves_on(reason: str) -> str:
+    return f"what its folder holds now could not be loaded, and what was there before serves on: {reason}"
 
 
 def _cause(error: BaseException) -> str | None:

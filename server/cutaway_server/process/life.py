@@ -160,6 +160,7 @@ class Server:
         self._folders = folders = ModelFolders(
             self._host,
             settings.models,
+            able=self._able,
             permissions=Permissions(settings.allow_code, settings.allow_factory),
             hardware=Hardware(settings.device, settings.threads),
             lazy=settings.lazy,
@@ -188,9 +189,14 @@ class Server:
             if synced is None or synced.done():
                 synced = self._told(self._folders.sync(retry=False))
 
+    def _able(self) -> None:
+        """Health follows: a server is ready as soon as it can answer for one model."""
+        if any(one.state in (State.READY, State.PARKED) for one in self.all()):
+            self._rpc.ready(True)
+
     def _told(self, synced: "Future[None]") -> "Future[None]":
-        """Health follows: a server that can answer for nothing is not ready."""
-        synced.add_done_callback(lambda _: self._rpc.ready(any(one.state in (State.READY, State.PARKED) for one in self.all())))
+        """A server that can answer for none is not ready any more. What loads now, a call asked for."""
+        synced.add_done_callback(lambda _: self._rpc.ready(any(one.state is not State.FAILED for one in self.all())))
         return synced
 
     def _reload_all(self, seconds: float) -> bool:

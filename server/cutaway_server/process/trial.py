@@ -41,9 +41,14 @@ class Trial:
         self._starting = threading.Lock()
         self._closed = False
 
-    def check(self, folder: Folder) -> None:
-        """Raises NotServable where the model in a folder cannot be served, ShuttingDown where there is no time to find out."""
-        self._verdict(folder, {})
+    def check(self, folder: Folder) -> int:
+        """How many bytes the weights of the model in a folder take.
+
+        Raises:
+            NotServable: it cannot be served.
+            ShuttingDown: there is no time to find out.
+        """
+        return int(self._verdict(folder, {})["bytes"])
 
     def choose_engine(self, folder: Folder, wanted: str, threads: int, cache: Path) -> EngineChoice:
         """What is to run Predict for the model in a folder.
@@ -132,6 +137,7 @@ class _Cause(Exception):
 
 def main() -> None:
     """Answers until nobody asks any more."""
+    os.nice(10)  # the server's calls go first
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what models print is no answer
     from cutaway_server.models.threads import use_cpu_threads
@@ -188,15 +194,16 @@ def _choice(model: Model, question: dict[str, Any]) -> EngineChoice:
 
 def _answer(question: dict[str, Any], loaded: _Loaded, answers: IO[bytes]) -> None:
     problem = cause = ""
-    choice = None
+    choice, size = None, 0
     try:
         model = loaded.model(question)
         choice = _choice(model, question).as_json() if "engine" in question else None
+        size = model.weight_bytes
     except NotServable as error:
         problem, cause = str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
     except BaseException as error:  # SystemExit, too: a model's own doing
         problem, cause = f"loading it raises {type(error).__name__}", "".join(traceback.format_exception(error))
-    _say({"problem": problem, "cause": cause, "choice": choice}, answers)
+    _say({"problem": problem, "cause": cause, "bytes": size, "choice": choice}, answers)
 
 
 def _say(what: dict[str, Any], answers: IO[bytes]) -> None:

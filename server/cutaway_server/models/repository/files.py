@@ -20,6 +20,19 @@ def file_in(folder: Path, name: str) -> Path:
     return path
 
 
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The whole of a small file. Of a larger one nothing more than the limit is read.
+
+    Raises:
+        NotServable: it has more bytes than the limit.
+    """
+    with path.open("rb") as opened:
+        content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise NotServable(f"{path.name} has {path.stat().st_size:,} bytes; the limit is {limit:,}")
+    return content
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as opened:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cutaway_server.models.model import NotServable
-from cutaway_server.models.repository.files import file_in
-from cutaway_server.models.repository.manifest import VERSIONS, Versions, read_versions
+from cutaway_server.models.model import NotServable, readable, said
+from cutaway_server.models.repository.files import file_in, read_bounded
+from cutaway_server.models.repository.manifest import MAX_BYTES, VERSIONS, Versions, read_versions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -29,11 +29,6 @@ class Folder:
     path: Path
     fingerprint: Fingerprint = ()
     problem: str = ""
-
-    @property
-    def bytes(self) -> int:
-        """Of all its files."""
-        return sum(size for _, size, _ in self.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,8 @@ def scan(roots: Sequence[Path]) -> tuple[list[ModelFolder], list[Folder]]:
                 if path.name in models:
                     raise NotServable("an earlier folder of --models has a model of this name, which is served")
                 found = _model(path, root)
-            except (NotServable, OSError) as error:
-                broken.append(Folder(path.name, "", path, problem=said(error)))
+            except Exception as error:  # whatever it is, the other models are looked at
+                broken.append(Folder(path.name, "", path, problem=problem_of(error)))
                 continue
             broken += [version for version in found.versions if version.problem]
             models[path.name] = replace(found, versions=tuple(version for version in found.versions if not version.problem))
@@ -95,7 +90,7 @@ def _check_link(path: Path, root: Path) -> None:
 
 
 def _model(path: Path, root: Path) -> ModelFolder:
-    wanted = read_versions(file_in(path, VERSIONS).read_bytes()) if (path / VERSIONS).exists() else Versions()
+    wanted = read_versions(read_bounded(file_in(path, VERSIONS), MAX_BYTES)) if (path / VERSIONS).exists() else Versions()
     folders = [_version(version, path.name, root) for version in _folders(path)]
     if not folders:
         raise NotServable("it has no version; a model.yaml stands in NAME/VERSION/, as NAME/1/")
@@ -114,8 +109,8 @@ def _version(path: Path, name: str, root: Path) -> Folder:
             raise NotServable(f"the version folder {path.name[:100]!r} is no number from 1 up")
         _check_link(path, root)
         return Folder(name, path.name, path, fingerprint=_fingerprint(path))
-    except (NotServable, OSError) as error:
-        return Folder(name, path.name, path, problem=said(error))
+    except Exception as error:
+        return Folder(name, path.name, path, problem=problem_of(error))
 
 
 def _fingerprint(path: Path) -> Fingerprint:
@@ -123,10 +118,8 @@ def _fingerprint(path: Path) -> Fingerprint:
     return tuple((str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def said(error: Exception) -> str:
-    """What went wrong in a folder; an error of the system without its path."""
-    return (
-        str(error)
-        if isinstance(error, NotServable)
-        else f"it cannot be read: {getattr(error, 'strerror', '') or type(error).__name__}"
-    )
+def problem_of(error: Exception) -> str:
+    """What is wrong with a folder, by what was raised where it was read, in one line that callers may read."""
+    if isinstance(error, NotServable):
+        return readable(str(error))
+    return f"it cannot be read: {getattr(error, 'strerror', '') or said(error)}"

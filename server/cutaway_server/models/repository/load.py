@@ -15,9 +15,9 @@ from cutaway_server.models.model import InputSpec, Model, NotServable
 from cutaway_server.models.prepare import prepare
 from cutaway_server.models.preprocessing import ImageSpec, preprocess_all, sample_picture
 from cutaway_server.models.presets import PRESETS
-from cutaway_server.models.repository.files import checked_digest, file_in
+from cutaway_server.models.repository.files import checked_digest, file_in, read_bounded
 from cutaway_server.models.repository.labels import read_labels
-from cutaway_server.models.repository.manifest import MANIFEST, Image, Input, Manifest, Network, read_manifest
+from cutaway_server.models.repository.manifest import MANIFEST, MAX_BYTES, Image, Input, Manifest, Network, read_manifest
 from cutaway_server.models.repository.onnx_files import onnx_files
 from cutaway_server.models.repository.torch_settings import kept_settings
 from cutaway_server.models.repository.weights import fit_state, read_state
@@ -67,7 +67,7 @@ def manifest_of(folder: Path) -> Manifest:
     """
     if not any(folder.iterdir()):
         raise NotServable("the folder is empty; it needs a model.yaml")
-    return read_manifest(file_in(folder, MANIFEST).read_bytes())
+    return read_manifest(read_bounded(file_in(folder, MANIFEST), MAX_BYTES))
 
 
 @kept_settings()
