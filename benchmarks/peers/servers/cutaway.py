@@ -1,0 +1,40 @@
+"""Cutaway, as `cutaway serve` starts it: of the built-in networks, or of the folder that `cutaway demo photo` writes."""
+
+from dataclasses import dataclass
+
+from messages import CUTAWAY
+from server import Job, Server
+
+_NAMES = {"mnist": "mnist", "lite0": "efficientnet-lite0"}
+_THREADS = ("--threads", "1")  # as the peers: PyTorch runs a network so small best on one
+
+
+@dataclass(frozen=True)
+class _Cutaway(Server):
+    def model(self, network: str) -> str:
+        return _NAMES[network]
+
+    def command(self, python: str, job: Job) -> list[str]:
+        listen = ("--listen", f"127.0.0.1:{job.port}", "--metrics", f"127.0.0.1:{job.port + 1}", "--log-level", "error")
+        return [python, "-m", "cutaway", "serve", *listen, *self._of_network(job), *self._of_engine(job)]
+
+    def _of_network(self, job: Job) -> tuple[str, ...]:
+        if job.network == "mnist":
+            return _THREADS if job.engine == "eager" else ()
+        from cutaway.cli.demo_photo import FACTORY, write_model
+
+        return "--models", str(write_model(job.folder(self.name))), "--allow-factory", FACTORY
+
+    def _of_engine(self, job: Job) -> tuple[str, ...]:
+        from cutaway_server.process.settings import Settings
+
+        return ("--engine", job.engine) if "engine" in Settings.model_fields else ()
+
+
+SERVER = _Cutaway(
+    name="cutaway",
+    title="Cutaway",
+    settings="defaults; PyTorch on 1 thread for mnist",
+    protocol=CUTAWAY,
+    engines=("auto", "eager", "onnxruntime"),
+)
