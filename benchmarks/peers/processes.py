@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PARENT, _USED = 1, slice(11, 15)  # fields of /proc/PID/stat behind the name: parent; user and system time, own and of ended children
+# Fields of /proc/PID/stat behind the name: parent; user and system time, own and of ended children; when it began
+_PARENT, _USED, _BORN = 1, slice(11, 15), 19
 
 
 def family(pid: int) -> list[int]:
@@ -14,6 +15,12 @@ def family(pid: int) -> list[int]:
     for parent in found:  # grows meanwhile
         found += [child for child, of in parents.items() if of == parent]
     return found
+
+
+def born(pid: int) -> str:
+    """When a process began, in ticks; empty if it is no more."""
+    stat = _stat(Path(f"/proc/{pid}"))
+    return stat[_BORN] if stat else ""
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,1 +1,1 @@
-"""The servers: in each module SERVER says how one is set up and asked; run as a program, in an environment of its own, it serves."""
+"""The servers: in each module SERVER says how one is set up and asked; as a program, in an environment of its own, it serves."""

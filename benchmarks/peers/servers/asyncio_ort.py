@@ -1,4 +1,4 @@
-"""The smallest server of grpcio and ONNX Runtime: asyncio, and a thread that runs as one batch whatever waits. No limits, no logs."""
+"""The smallest server of grpcio and ONNX Runtime: asyncio, and a thread that runs whatever waits as one batch. No limits."""
 
 import asyncio
 import queue
@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import grpc
 import numpy as np
-from cutaway.v1 import predict_pb2, tensor_pb2
 from messages import CUTAWAY
 from networks import MAX_BATCH, Run, runner
 from server import Job, Server
+
+from cutaway.v1 import predict_pb2, tensor_pb2
 
 SERVER = Server(
     name="asyncio_ort",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from messages import CUTAWAY
+from messages import CUTAWAY, OPEN_INFERENCE
 from server import Job, Server
 
 _NAMES = {"mnist": "mnist", "lite0": "efficientnet-lite0"}
@@ -23,7 +23,7 @@ class _Cutaway(Server):
             return _THREADS if job.engine == "eager" else ()
         from cutaway.cli.demo_photo import FACTORY, write_model
 
-        return "--models", str(write_model(job.folder(self.name))), "--allow-factory", FACTORY
+        return "--models", str(write_model(job.folder("cutaway"))), "--allow-factory", FACTORY
 
     def _of_engine(self, job: Job) -> tuple[str, ...]:
         from cutaway_server.process.settings import Settings
@@ -37,4 +37,11 @@ SERVER = _Cutaway(
     settings="defaults; PyTorch on 1 thread for mnist",
     protocol=CUTAWAY,
     engines=("auto", "eager", "onnxruntime"),
+)
+OPEN = _Cutaway(
+    name="cutaway_open",
+    title="Cutaway, asked by the Open Inference Protocol",
+    settings="defaults",
+    protocol=OPEN_INFERENCE,
+    engines=("auto",),
 )

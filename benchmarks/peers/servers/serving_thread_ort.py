@@ -11,12 +11,13 @@ from typing import Any
 
 import grpc
 import numpy as np
-from cutaway.v1 import predict_pb2, tensor_pb2
 from grpc import _server
 from grpc._cython import cygrpc
 from messages import CUTAWAY
 from networks import MAX_BATCH, Run, runner
 from server import Job, Server
+
+from cutaway.v1 import predict_pb2, tensor_pb2
 
 SERVER = Server(
     name="serving_thread_ort",
@@ -115,8 +116,6 @@ def decode(message: bytes) -> np.ndarray:
 def encode(row: np.ndarray) -> bytes:
     found = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=(1, *row.shape), data=row.tobytes())
     return predict_pb2.PredictResponse(model="mnist", scores=found).SerializeToString()
-
-
 
 
 def end(call: Any, done: Any, code: int, *message: Any) -> None:
