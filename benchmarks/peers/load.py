@@ -149,6 +149,8 @@ def first_answer(server: Server, job: Job, process: subprocess.Popen[bytes]) -> 
             except grpc.RpcError as error:
                 if process.poll() is not None:
                     raise Broken(f"ended with status {process.returncode}; see its log") from error
+                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                    raise Broken(f"it has no {server.protocol.method}") from error
                 if time.monotonic() > end:
                     raise Broken(f"no answer within {START_LIMIT} s: {error.details()}") from error
                 time.sleep(0.02)

@@ -97,7 +97,7 @@ def throughput(figures: Figures, network: str, comparison: Comparison) -> str:
     best = ["**the best of them**"]
     for callers in figures.callers:
         who = figures.best(comparison.others, callers, "rps", max)
-        best += ["", f"**{spread(figures.ratio(comparison.ours, who, callers))}**" if who else ""]
+        best += ["", bold(spread(figures.ratio(comparison.ours, who, callers))) if who else ""]
     heads = [cell for callers in figures.callers for cell in (caller_words(callers), "ratio")]
     marks = comparison.others == comparisons()[-1].others
     return f"### {TITLES[network]}, requests/s, {comparison.title}\n\n" + table(["", *heads], [*rows, *([] if marks else [best])])
@@ -119,7 +119,7 @@ def times(figures: Figures, network: str) -> str:
     best = ["**p99 of Cutaway beside the lowest of a peer, as a user gets them**"]
     for callers in figures.callers:
         who = figures.best(others, callers, "p99", min)
-        best.append(f"**{spread(figures.ratio(ours, who, callers, 'p99'))}**" if who else "")
+        best.append(bold(spread(figures.ratio(ours, who, callers, "p99"))) if who else "")
     return f"### {TITLES[network]}, ms to an answer: p50; p99\n\n" + table(["", *map(caller_words, figures.callers)], [*rows, best])
 
 
@@ -183,6 +183,10 @@ def title(who: Contestant) -> str:
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def bold(words: str) -> str:
+    return words and f"**{words}**"
 
 
 def caller_words(callers: int) -> str:

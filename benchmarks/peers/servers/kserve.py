@@ -14,6 +14,16 @@ SERVER = Server(
 )
 
 
+def listen_here() -> None:
+    """On 127.0.0.1 alone: KServe takes all addresses, and has no setting for it."""
+    import uvicorn
+    from grpc.aio._server import Server as GrpcServer
+
+    add, configure = GrpcServer.add_insecure_port, uvicorn.Config.__init__
+    GrpcServer.add_insecure_port = lambda self, address: add(self, address.replace("[::]", "127.0.0.1"))
+    uvicorn.Config.__init__ = lambda self, *given, **named: configure(self, *given, **named | {"host": "127.0.0.1"})
+
+
 def serve(job: Job) -> None:
     import kserve
 
@@ -29,6 +39,7 @@ def serve(job: Job) -> None:
             scores.set_data_from_numpy(found, binary_data=True)
             return kserve.InferResponse(response_id=payload.id, model_name=self.name, infer_outputs=[scores])
 
+    listen_here()
     network = Network(job.network)
     network.load()
     kserve.ModelServer(http_port=job.port + 1, grpc_port=job.port, enable_latency_logging=False).start([network])
