@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,8 @@ def stop(process: subprocess.Popen[bytes], server: Server) -> None:
         process.wait()
     for pid, when in started.items():
         if when and born(pid) == when:  # the very same, not a later one of its number
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def wait_until_quiet(pid: int, limit: float) -> None:

@@ -110,7 +110,7 @@ def times(figures: Figures, network: str) -> str:
         cells = []
         for callers in figures.callers:
             p50, p99 = (figures.by_round(who, callers, name).values() for name in ("p50", "p99"))
-            cells.append(f"{number(median(p50))}; {number(median(p99))} ({between(p99)})" if p50 else "")
+            cells.append(f"{number(median(p50))}; {spread(p99)}" if p50 else "")
         if any(cells):
             rows.append([title(who), *cells])
     if not rows:
@@ -196,7 +196,9 @@ def caller_words(callers: int) -> str:
 def spread(values: Iterable[float]) -> str:
     """Median, least and greatest."""
     known = list(values)
-    return f"{number(median(known))} ({between(known)})" if known else ""
+    if len(known) < 2:
+        return "".join(map(number, known))
+    return f"{number(median(known))} ({between(known)})"
 
 
 def between(values: Iterable[float]) -> str:

@@ -61,7 +61,7 @@ class _TorchServe(Server):
 SERVER = _TorchServe(
     name="torchserve",
     title="TorchServe 0.12",
-    settings="batchSize 32, maxBatchDelay 1 ms; Lite0: 4 and 20 ms, for 1 caller 1; one worker, quiet log, warmed up for 40 s",
+    settings="batchSize 32, maxBatchDelay 1 ms; Lite0: 4 and 20 ms, for 1 caller 1; one worker, quiet log, warmed up for 30 s",
     protocol=TORCHSERVE,
     requirements=(
         "torchserve==0.12.0",
@@ -74,7 +74,7 @@ SERVER = _TorchServe(
         "requests",
     ),
     own_start=(("lite0", 1),),
-    warm_up=40,
+    warm_up=30,
 )
 
 
