@@ -61,7 +61,10 @@ def draw_curve(results: dict[str, Any]) -> None:
         axis.plot(list(runs), [median(of) for of in values], color=OURS, marker="o", markersize=3)
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(runs), map(str, runs))
-        axis.set_ylim(bottom=0)
+        if figure == "rps":
+            axis.set_ylim(bottom=0)
+        else:
+            axis.set_yscale("log")  # what grows with the callers is a straight line
         axis.set_title(f"mnist, {words}", loc="left", fontsize=9)
         axis.set_xlabel("callers")
     save(drawn, "callers")
