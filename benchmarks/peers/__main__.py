@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from contest import SERVERS, hold, set_up_all
+from contest import SERVERS, hold, set_up_all, words
 from environments import Missing
 from load import Conditions
 from networks import CLASSES
@@ -38,20 +38,26 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(options: argparse.Namespace, home: Path) -> dict[str, Any]:
-    """Sets up and measures.
+    """Sets up, measures, and keeps in a file what was found so far.
 
     Raises:
         Missing: nothing can be measured.
     """
     servers = tuple(server for server in SERVERS if not options.only or server.name in options.only)
     missing = set_up_all(servers, home, say)
+    about = {"rounds": options.rounds, "seconds": options.seconds, "machine": machine(), "missing": missing}
+    results: dict[str, Any] = {**about, "found": []}
+    if options.setup:
+        return results
     there = tuple(server for server in servers if server.name not in missing)
-    networks = tuple(options.network or CLASSES)
+    conditions = Conditions(home, options.seconds, options.wait)
     began = time.monotonic()
-    found = [] if options.setup else hold(there, networks, Conditions(home, options.seconds, options.wait), options.rounds, say)
+    for found in hold(there, tuple(options.network or CLASSES), conditions, options.rounds):
+        say(words(found))
+        results["found"].append(found)
+        (home / RESULTS).write_text(json.dumps(results))
     say(f"measured for {(time.monotonic() - began) / 60:.0f} min")
-    about = {"rounds": options.rounds, "seconds": options.seconds, "machine": machine()}
-    return {**about, "missing": missing, "found": found}
+    return results
 
 
 def machine() -> dict[str, str]:
@@ -78,7 +84,6 @@ def main() -> None:
             raise SystemExit(f"peers: {error}") from error
         if options.setup:
             return
-        (home / RESULTS).write_text(json.dumps(results))
     from table import report, write
 
     print(json.dumps(results) if options.json else report(results))

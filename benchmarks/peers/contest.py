@@ -1,7 +1,7 @@
 """Who is compared, and the rounds in which it is done."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +54,20 @@ def set_up_all(servers: tuple[Server, ...], home: Path, say: Said) -> dict[str, 
     return missing
 
 
-def hold(servers: tuple[Server, ...], networks: tuple[str, ...], conditions: Conditions, rounds: int, say: Said) -> list[Found]:
+def hold(servers: tuple[Server, ...], networks: tuple[str, ...], conditions: Conditions, rounds: int) -> Iterator[Found]:
     """All servers in turn, round by round; every other round in the opposite order.
 
-    Returns:
+    Yields:
         What was found from each start of a server to its end.
     """
-    found = []
     for number in range(rounds):
         for network in networks:
             turns = [(server, engine) for server in servers if network in server.networks for engine in server.engines]
             for server, engine in turns[:: -1 if number % 2 else 1]:
                 for callers in starts(server, network):
-                    found.append({"round": number, **measure(server, network, engine, callers, conditions)})
-                    say(words(found[-1]))
+                    yield {"round": number, **measure(server, network, engine, callers, conditions)}
         if CUTAWAY in servers and "mnist" in networks:
-            curve = measure(CUTAWAY, "mnist", CUTAWAY.engines[0], CURVE, conditions)
-            found.append({"round": number, "curve": True, **curve})
-            say(words(found[-1]))
-    return found
+            yield {"round": number, "curve": True, **measure(CUTAWAY, "mnist", CUTAWAY.engines[0], CURVE, conditions)}
 
 
 def starts(server: Server, network: str) -> list[tuple[int, ...]]:

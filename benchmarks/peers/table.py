@@ -10,6 +10,11 @@ from contest import CALLERS, CUTAWAY, MARKS, PEERS, SERVERS, Found
 from networks import CLASSES
 
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
+CHARTS = """\
+![Requests a second of Cutaway and of five other servers as users get them, by network and number of callers](peers.svg)
+
+![Answers a second and the 99th percentile of Cutaway, for 1 to 512 callers of mnist](callers.svg)
+"""
 BEGIN, END = "<!-- what follows is written by `make bench-peers` -->\n", "<!-- until here -->\n"
 TITLES = {"mnist": "`mnist`", "lite0": "EfficientNet-Lite0"}
 ENGINES = {"auto": "its own choice", "eager": "PyTorch eager", "onnxruntime": "ONNX Runtime"}
@@ -212,6 +217,6 @@ def number(value: float) -> str:
 
 
 def write(results: dict[str, Any]) -> None:
-    """Puts the tables in place of those on the page."""
+    """Puts charts and tables in place of those on the page."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + report(results) + "\n" + END + rest.partition(END)[2])
+    PAGE.write_text("\n".join([before + BEGIN, CHARTS, report(results), END + rest.partition(END)[2]]))
