@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import cutaway
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.models.prepare import prepare
+from cutaway_server.process.tuning import keep_freed_blocks
 from torchvision_shim import models
 
 NAME, SHAPE, DEVICE = "resnet152", (3, 224, 224), "cuda:0"
@@ -105,5 +106,6 @@ ROWS = (
 )
 
 if __name__ == "__main__":
+    keep_freed_blocks()  # as the server does: on both sides alike, what is sent needs no new pages each time
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else sys.exit("this PyTorch sees no GPU")
     run(__doc__, ROWS, lambda stack, threads: Stage(stack), {"network": NAME, "GPU": gpu})
