@@ -31,6 +31,8 @@ class Gate:
         self.running.set()
         assert self.open.wait(30)
         (x,) = arguments
+        if (x < -1).any():
+            raise SystemExit("far below")
         if (x < 0).any():
             raise ValueError("negative")
         self.batches.append(x[:, 0].tolist())
@@ -91,12 +93,14 @@ def test_what_was_cancelled_or_expired_before_its_batch_never_reaches_the_engine
     assert gate.batches == [[0], [3]]
 
 
-def test_one_input_that_the_network_cannot_take_costs_the_others_nothing() -> None:
+@pytest.mark.parametrize("value", [-1, -2])
+def test_one_input_that_the_network_cannot_take_costs_the_others_nothing(value: float) -> None:
+    """Not even one at which it calls sys.exit()."""
     gate = Gate()
     with batcher(gate) as b:
         submit(b, prediction(0))
         assert gate.running.wait(30)
-        one, bad, other = submit(b, prediction(1), prediction(-1), prediction(5, 6))
+        one, bad, other = submit(b, prediction(1), prediction(value), prediction(5, 6))
         gate.open.set()
         assert one.result().item() == 2
         assert other.result()[:, 0].tolist() == [10, 12]

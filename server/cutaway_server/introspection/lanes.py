@@ -130,7 +130,7 @@ class Lanes:
             mirror = self._mirror(call, lane)
             run(call, mirror, self._metrics, self._batch)
             call.wait_until_read()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # whatever a stranger's network raises
             self._end(call, lane, error)
         finally:
             self._in_use.dec()
@@ -148,7 +148,7 @@ class Lanes:
             call.mirror_seconds = time.monotonic() - began
         return mirror
 
-    def _end(self, call: Call, lane: int, error: Exception) -> None:
+    def _end(self, call: Call, lane: int, error: Exception | SystemExit) -> None:
         why = error if isinstance(error, Refusal) else NetworkFailed(self._model.name)
         if is_out_of_memory(error):
             why = OutOfMemory(self._model.name, str(self._model.device))

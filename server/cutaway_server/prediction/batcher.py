@@ -17,6 +17,7 @@ from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
 Outcome = Tensor | Refusal
+_FAILURES = (Exception, SystemExit)  # that a stranger's network may raise: none ends a thread of ours
 _SHORT = 0.002  # seconds of a batch that may hold up other calls
 _END_SECONDS = 2
 
@@ -246,7 +247,7 @@ class Batcher:
                 batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
             )
             scores = self._run_in_parts(joined)
-        except Exception:
+        except _FAILURES:
             self._run_apart(batch)
             return
         self._engine_seconds.observe(time.monotonic() - started)
@@ -271,7 +272,7 @@ class Batcher:
         for prediction in batch:
             try:
                 prediction.end(self._run_in_parts(prediction.arguments))
-            except Exception as error:
+            except _FAILURES as error:
                 log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
                 short = is_out_of_memory(error)
                 prediction.end(OutOfMemory(self._name, str(self._device)) if short else NetworkFailed(self._name))

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Self
 
 from cutaway_server.models.model import Model
 from cutaway_server.models.repository.folders import Folder
@@ -18,6 +19,12 @@ class InMemory:
     served: Served
     changed: threading.Condition
     users: int = 0
+
+    def use(self) -> Self:
+        """One more uses it."""
+        with self.changed:
+            self.users += 1
+        return self
 
     def give_back(self) -> None:
         """One that used it does so no longer."""

@@ -75,13 +75,13 @@ class FastPath:
         call.found, opened.served = True, held.served
         prediction = Prediction(arguments, call.deadline, call.request_id, opened.end)
         raw.data = b""
-        self._submit(prediction, named, opened)
+        self._submit(prediction, held, opened)
         return True
 
-    def _submit(self, prediction: Prediction, named: tuple[str, str], opened: "_Open") -> None:
-        batcher = self._held[named].served.batcher
+    def _submit(self, prediction: Prediction, held: Held, opened: "_Open") -> None:
+        batcher = held.served.batcher
         if not batcher.runs_at_once:
-            opened.held = self._models.take(*named)  # for longer than this round
+            opened.held = held.use()  # for longer than this round
             opened.raw.watch(prediction.cancel)
             batcher.submit(prediction)
             self._elsewhere.add(prediction)
@@ -94,11 +94,13 @@ class FastPath:
     def _run(self) -> None:
         """What came, now that nothing else is there to be received."""
         waiting, self._waiting = self._waiting, {}
-        for batcher, predictions in waiting.items():
-            batcher.run(predictions)
         held, self._held = self._held, {}
-        for one in held.values():
-            one.give_back()
+        try:
+            for batcher, predictions in waiting.items():
+                batcher.run(predictions)
+        finally:
+            for one in held.values():
+                one.give_back()
         if self._elsewhere:
             now = time.monotonic()
             self._elsewhere = {prediction for prediction in self._elsewhere if not prediction.ended}

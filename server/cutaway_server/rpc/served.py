@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, Self
 
 from cutaway_server.errors import BadInput
 from cutaway_server.introspection.lanes import Lanes
@@ -60,8 +60,11 @@ class Held(Protocol):
 
     served: Served
 
+    def use(self) -> Self:
+        """It is used once more, until it is given back once more. From any thread."""
+
     def give_back(self) -> None:
-        """It is used no longer. Once, from any thread."""
+        """It is used once less. From any thread."""
 
 
 class Models(Protocol):
