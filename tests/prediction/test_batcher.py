@@ -129,6 +129,42 @@ def test_order_and_sizes_of_batches(max_batch: int, batches: list[list[float]]) 
     assert gate.batches == [[0], *batches]
 
 
+class Forgetful(Gate):
+    """Leaves a row out where it meets a 9, and writes on its input."""
+
+    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+        y = super().run((arguments[0].clone(),))
+        arguments[0].mul_(10)
+        if (arguments[0] == 80).any():
+            raise ValueError("eight")
+        return y[y[:, 0] != 18]
+
+
+def test_scores_with_too_few_rows_are_nobodys() -> None:
+    gate = Forgetful()
+    with batcher(gate) as b:
+        submit(b, prediction(0))
+        assert gate.running.wait(30)
+        one, short, other = submit(b, prediction(1), prediction(9, 3), prediction(5))
+        gate.open.set()
+        assert one.result().item() == 2
+        assert other.result().item() == 10
+        with pytest.raises(NetworkFailed):
+            short.result()
+        (later,) = submit(b, prediction(4))
+        assert later.result().item() == 8
+
+
+def test_a_call_that_failed_alone_is_not_run_again_on_what_the_network_left_of_it() -> None:
+    gate = Forgetful()
+    gate.open.set()
+    with batcher(gate) as b:
+        (failed,) = submit(b, prediction(8))
+        with pytest.raises(NetworkFailed):
+            failed.result()
+    assert gate.batches == [[8]]
+
+
 def test_a_full_queue_refuses_at_once() -> None:
     gate = Gate()
     with batcher(gate, max_waiting=2) as b:

@@ -135,6 +135,35 @@ def test_grpcios_own_steps_may_raise(monkeypatch: pytest.MonkeyPatch, name: str)
         still_hears(address)
 
 
+def test_a_pool_that_takes_no_more_makes_no_other_method_deaf() -> None:
+    """grpcio asks for the next call only after it has handed one to the pool."""
+    with serving(reply) as (address, _, server), grpc.insecure_channel(address) as channel:
+        pool = server._state.thread_pool
+        faulty = Faults(pool.submit)
+        faulty.count = 2
+        server._state.thread_pool = type("Pool", (), {"submit": faulty, "_max_workers": 2})()
+        other = channel.unary_unary("/o/Other")
+        with pytest.raises(grpc.RpcError):
+            other(b"lost", timeout=1)
+        assert faulty.raised
+        server._state.thread_pool = pool
+        assert other(b"x", timeout=10) == b"x"
+
+
+def test_a_method_that_could_not_be_asked_for_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(reply) as (address, thread, _), grpc.insecure_channel(address) as channel:
+        ask = channel.unary_unary("/t/Ask")
+        assert ask(b"x", timeout=10) == b"x"
+        (asking,) = thread._asking.values()
+        faulty = Faults(type(asking).ask)
+        faulty.count = 2
+        monkeypatch.setattr(type(asking), "ask", lambda self: faulty(self))
+        with pytest.raises(grpc.RpcError):
+            ask(b"lost", timeout=1)
+        assert faulty.raised
+        assert ask(b"y", timeout=10) == b"y"
+
+
 def test_answers_may_come_from_any_thread_and_calls_leave_nothing() -> None:
     with ThreadPoolExecutor(8) as others, serving(lambda call: others.submit(reply, call)) as (address, thread, _):
         assert flood(address, 200) == 200

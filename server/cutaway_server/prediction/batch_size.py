@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
-from cutaway_server.errors import NetworkFailed, OutOfMemory
+from cutaway_server.errors import NetworkFailed, OutOfMemory, Refusal
 
 _RUNS = 3  # of each size; the least time counts
 _WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
@@ -16,18 +16,22 @@ def best_batch(run: Callable[[int], object], most: int) -> tuple[int, float]:
     Args:
         run: runs a batch of so many samples.
     Raises:
-        Refusal: a batch of one fails, or takes too long. Larger ones that do are not joined.
+        Refusal: batches of every size fail, or one takes too long. Sizes that fail are passed over.
     """
     seconds: dict[int, float] = {}
+    failed: Refusal | None = None
     for size in _sizes(most):
         try:
             seconds[size] = min(_time(run, size) for _ in range(_RUNS))
-        except (NetworkFailed, OutOfMemory):
-            if not seconds:
-                raise
-            break
+        except (NetworkFailed, OutOfMemory) as error:
+            failed = error
+            if seconds:
+                break
+            continue
         if 2 * seconds[size] > _LONGEST:
             break
+    if failed and not seconds:
+        raise failed
     least = min(taken / size for size, taken in seconds.items())
     best = max(size for size, taken in seconds.items() if taken / size <= _WORTH * least)
     return best, seconds[best]

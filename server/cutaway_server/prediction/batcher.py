@@ -17,7 +17,6 @@ from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
 Outcome = Tensor | Refusal
-_FAILURES = (Exception, SystemExit)  # that a stranger's network may raise: none ends a thread of ours
 _SHORT = 0.002  # seconds of a batch that may hold up other calls
 _END_SECONDS = 2
 
@@ -119,7 +118,7 @@ class Batcher:
         delay: seconds that the oldest waits at most for others to join it.
         alike: whether all have arguments of the same sizes and types, by the model's own word.
     Attributes:
-        runs_at_once: whether batches are so short, and run no Python, that any thread may run them itself.
+        runs_at_once: whether batches are so short, all of them, and run no Python, that any thread may run them itself.
     """
 
     def __init__(
@@ -171,7 +170,7 @@ class Batcher:
     def settle(self, samples: int, seconds: float) -> None:
         """Joins no more than so many samples from now on; so many take so long."""
         self._max_batch = samples
-        self.runs_at_once = not self._engine.runs_python and not self._delay and seconds < _SHORT
+        self.runs_at_once = self._alike and not self._engine.runs_python and not self._delay and seconds < _SHORT
 
     def submit(self, prediction: Prediction) -> None:
         """Queues a prediction for the batcher's own thread.
@@ -246,12 +245,14 @@ class Batcher:
             joined = (
                 batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
             )
-            scores = self._run_in_parts(joined)
-        except _FAILURES:
-            self._run_apart(batch)
+            parts = torch.split(self._run_in_parts(joined), [prediction.samples for prediction in batch])
+        except BaseException as error:  # SystemExit, too: a network's own doing, which must not end a thread of ours
+            if len(batch) > 1:
+                self._run_apart(batch)
+            else:
+                self._fail(batch[0], error)
             return
         self._engine_seconds.observe(time.monotonic() - started)
-        parts = torch.split(scores, [prediction.samples for prediction in batch]) if len(batch) > 1 else (scores,)
         for prediction, part in zip(batch, parts, strict=True):
             prediction.end(part)
 
@@ -270,12 +271,14 @@ class Batcher:
     def _run_apart(self, batch: list[Prediction]) -> None:
         """One caller's input that the network cannot take must not cost the others their answers."""
         for prediction in batch:
-            try:
-                prediction.end(self._run_in_parts(prediction.arguments))
-            except _FAILURES as error:
-                log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
-                short = is_out_of_memory(error)
-                prediction.end(OutOfMemory(self._name, str(self._device)) if short else NetworkFailed(self._name))
+            if not prediction.ended:
+                self._run([prediction])
+
+    def _fail(self, prediction: Prediction, error: BaseException) -> None:
+        """For the exception that is being handled."""
+        log.exception("the network failed", method="Predict", model=self._name, request_id=prediction.request_id)
+        short = is_out_of_memory(error)
+        prediction.end(OutOfMemory(self._name, str(self._device)) if short else NetworkFailed(self._name))
         free_cache(self._device)
 
 

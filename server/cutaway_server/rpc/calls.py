@@ -19,6 +19,10 @@ from cutaway_server.rpc.errors import abort, code_of
 from cutaway_server.rpc.served import Models
 
 log = structlog.get_logger()
+_EARLY, _EARLY_SECONDS = (
+    0.01,
+    0.01,
+)  # of its time that a client may end a call before the deadline that it sent, which is rounded up
 _MODEL_FIELDS = ("model", "model_name", "name")  # of cutaway.v1, and of Open Inference
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 Metadata = Sequence[tuple[str, str | bytes]]
@@ -64,7 +68,9 @@ class OpenCall:
 
     def reason_to_end(self, refusal: Refusal) -> Refusal:
         """GRPC tells of a passed deadline by cancelling: say which it was."""
-        if isinstance(refusal, Cancelled) and time.monotonic() >= self.deadline:
+        now = time.monotonic()
+        early = _EARLY_SECONDS + _EARLY * (self.deadline - self.began)
+        if isinstance(refusal, Cancelled) and now >= self.deadline - early:
             return DeadlinePassed("before the call was done")
         return refusal
 

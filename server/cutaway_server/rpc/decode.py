@@ -115,7 +115,7 @@ def inputs_at_hand(model: Model, inputs: Sequence[input_pb2.Input]) -> tuple[Ten
 
 
 def _tensor_at_hand(message: tensor_pb2.Tensor, spec: InputSpec) -> Tensor | None:
-    if message.dtype != WIRE_DTYPES.get(spec.dtype):
+    if message.dtype != WIRE_DTYPES.get(spec.dtype) or len(message.shape) != len(spec.shape):
         return None
     return tensor_at_hand(message.data, tuple(message.shape), spec)
 

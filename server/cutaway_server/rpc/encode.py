@@ -117,7 +117,8 @@ def _around_scores(name: str, version: str, kind: ScoresKind, dtype: torch.dtype
     tensor = tensor_pb2.Tensor(dtype=WIRE_DTYPES[dtype], shape=shape, data=data)
     tail = predict_pb2.PredictResponse(scores_kind=SCORES_KINDS[kind]).SerializeToString()
     whole = predict_pb2.PredictResponse(model=name, version=version, scores=tensor, scores_kind=SCORES_KINDS[kind])
-    return whole.SerializeToString()[: -len(tail) - len(data)], tail
+    written = whole.SerializeToString()
+    return written[: len(written) - len(tail) - len(data)], tail
 
 
 def encode_top(top: list[list[ScoredClass]], labels: tuple[str, ...]) -> list[predict_pb2.TopClasses]:

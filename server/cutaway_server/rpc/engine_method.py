@@ -12,6 +12,8 @@ from cutaway_server.prediction.batcher import AwaitedPrediction
 from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.served import Models, Served, check_named
 
+_MANY = 1000  # classes named in one answer
+
 
 class EngineMethod(ABC):
     """A unary method, from a request's bytes to an answer's.
@@ -73,6 +75,11 @@ class EngineMethod(ABC):
             Refusal: whatever ended it.
         """
         return self.encode(request, served.model, run_engine(served, self.decode(request, served.model), call))
+
+
+def names_many(arguments: tuple[Tensor, ...], best: int) -> bool:
+    """Whether an answer with so many of the best classes for each sample takes long to write."""
+    return best * arguments[0].shape[0] > _MANY
 
 
 def run_engine(served: Served, arguments: tuple[Tensor, ...], call: OpenCall) -> Tensor:

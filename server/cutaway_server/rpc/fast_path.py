@@ -80,11 +80,15 @@ class FastPath:
 
     def _submit(self, prediction: Prediction, held: Held, opened: "_Open") -> None:
         batcher = held.served.batcher
-        if not batcher.runs_at_once:
+        if not batcher.runs_at_once or prediction.samples > batcher.max_batch:
             opened.held = held.use()  # for longer than this round
             opened.raw.watch(prediction.cancel)
-            batcher.submit(prediction)
-            self._elsewhere.add(prediction)
+            try:
+                batcher.submit(prediction)
+            except Refusal as refusal:
+                prediction.end(refusal)  # not past it: who gives up now would end it once more
+            else:
+                self._elsewhere.add(prediction)
             return
         waiting = self._waiting.setdefault(batcher, deque())
         if len(waiting) >= batcher.max_waiting:
@@ -150,7 +154,7 @@ class _GivenUp:
 class _Open:
     """A call that is answered once, from any thread, with its account. Nothing here raises."""
 
-    __slots__ = ("_calls", "_trailing", "call", "held", "method", "raw", "request", "served")
+    __slots__ = ("_calls", "_trailing", "_unanswered", "call", "held", "method", "raw", "request", "served")
 
     def __init__(self, raw: RawCall, method: EngineMethod, call: OpenCall, calls: Calls) -> None:
         self.raw = raw
@@ -161,6 +165,7 @@ class _Open:
         self.served: Served | None = None
         self._calls = calls
         self._trailing = ("x-request-id", call.request_id)
+        self._unanswered = [True]
 
     def end(self, outcome: Outcome) -> None:
         """Answers with scores, or with why there are none."""
@@ -177,18 +182,31 @@ class _Open:
 
     def reply(self, data: bytes) -> None:
         """Answers."""
+        if not self._is_first():
+            return
         self.give_back()
         self._calls.answered(self.call)
         self.raw.reply(data, (self._trailing,))
 
     def fail(self) -> None:
         """For the exception that is being handled: answers with INTERNAL."""
+        if not self._is_first():
+            return
         self.give_back()
         self._tell(self._calls.failed(self.call))
 
     def _refuse(self, refusal: Refusal) -> None:
+        if not self._is_first():
+            return
         self.give_back()
         self._tell(self._calls.refused(self.call, refusal))
+
+    def _is_first(self) -> bool:
+        """Whether nobody has answered yet; whoever asks does now."""
+        try:
+            return self._unanswered.pop()  # one thread alone gets it
+        except IndexError:
+            return False
 
     def _tell(self, refusal: Refusal) -> None:
         code, details = status_of(refusal)

@@ -8,7 +8,7 @@ from cutaway_server.errors import BadInput
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import decode_inputs, inputs_at_hand
 from cutaway_server.rpc.encode import encode_prediction, encode_scores
-from cutaway_server.rpc.engine_method import EngineMethod
+from cutaway_server.rpc.engine_method import EngineMethod, names_many
 from cutaway_server.rpc.limits import Limits
 
 
@@ -39,7 +39,8 @@ class Predict(EngineMethod):
 
     def at_hand(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...] | None:
         """As its parent's."""
-        return None if request.top_k and not model.class_count else inputs_at_hand(model, request.inputs)
+        arguments = None if request.top_k and not model.class_count else inputs_at_hand(model, request.inputs)
+        return None if arguments and names_many(arguments, min(request.top_k, model.class_count)) else arguments
 
     def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...]:
         """As its parent's."""

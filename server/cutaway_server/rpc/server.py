@@ -21,6 +21,7 @@ from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.service import OPEN_INFERENCE, OpenInferenceService
 from cutaway_server.rpc.served import Models
 
+_END_SECONDS = 5  # that cancelled calls have to end
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
 
 
@@ -108,8 +109,8 @@ class RpcServer:
         self._open_inference.close()
         stopped = self._server.stop(seconds)
         self._health.end_watches()
-        stopped.wait()
-        self._pool.shutdown()
+        ended = stopped.wait(seconds + _END_SECONDS)
+        self._pool.shutdown(wait=ended)
 
     def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", SERVICE, OPEN_INFERENCE):

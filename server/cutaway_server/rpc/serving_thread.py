@@ -67,7 +67,7 @@ class RawCall:
 
     def _closed(self, event: Any) -> Any:
         if event.batch_operations[0].cancelled() and self._closing:
-            self._closing()
+            self._serving.guarded(self._closing)
         return self._done(event)
 
     def _done(self, event: Any) -> Any:
@@ -143,7 +143,7 @@ class ServingThread:
                     return
             event = None  # it may hold the last reference to a call
             self._fresh = 0
-            self._guarded(self._between)
+            self.guarded(self._between)
 
     def _step(self, event: Any) -> bool:
         """Whether to go on."""
@@ -152,9 +152,21 @@ class ServingThread:
             return go_on
         except Exception:  # it would end the thread, and no call would ever be answered again
             log.exception("an event of gRPC could not be handled")
+            self.guarded(self._ask_again)
             return True
 
-    def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
+    def _ask_again(self) -> None:
+        """What a step that failed may not have asked for any more: the next call."""
+        state, module = self._state, self._module
+        with state.lock:
+            if state.stage is module._ServerStage.STARTED and module._REQUEST_CALL_TAG not in state.due:
+                module._request_call(state)
+        for asking in self._asking.values():
+            if asking not in state.due:
+                asking.ask()
+
+    def guarded(self, act: Callable[..., None], *arguments: Any) -> None:
+        """Does it. What it raises is logged and goes no further."""
         try:
             act(*arguments)
         except Exception:
@@ -169,14 +181,15 @@ class ServingThread:
         def read(event: Any) -> Any:
             data = event.batch_operations[0].message()
             if data is None:  # the client was gone before it had sent it
-                self._guarded(call.refuse, grpc.StatusCode.CANCELLED, "", ())
+                self.guarded(call.refuse, grpc.StatusCode.CANCELLED, "", ())
             else:
                 call.data = data
                 self._fresh += 1
-                self._guarded(self._received, call)
+                self.guarded(self._received, call)
             return None, ()
 
-        event.call.start_server_batch((self.names.ReceiveMessageOperation(0),), read)
+        if event.call.start_server_batch((self.names.ReceiveMessageOperation(0),), read):  # an error: it will not be told
+            self.forget(call)
         return None, ()
 
 

@@ -64,7 +64,7 @@ def arguments_at_hand(model: Model, request: messages.ModelInferRequest) -> tupl
         return None
     message, spec = inputs[0], specs[0]
     named = message.name in (spec.name, "") and DTYPES.get(message.datatype) is spec.dtype
-    if not named or message.parameters or message.HasField("contents"):
+    if not named or message.parameters or message.HasField("contents") or len(message.shape) != len(spec.shape):
         return None
     tensor = tensor_at_hand(raw[0], tuple(message.shape), spec)
     return None if tensor is None else (tensor,)

@@ -57,7 +57,8 @@ def _before_scores(name: str, version: str, dtype: torch.dtype, shape: torch.Siz
     data = bytes(shape.numel() * dtype.itemsize)
     answer = messages.ModelInferResponse(model_name=name, model_version=version, raw_output_contents=[data])
     answer.outputs.add(name=SCORES, datatype=datatype(dtype), shape=shape)
-    return answer.SerializeToString()[: -len(data)]
+    whole = answer.SerializeToString()
+    return whole[: len(whole) - len(data)]
 
 
 def encode_answer(model: Model, request_id: str, outputs: Sequence[Output], *, typed: bool = False) -> messages.ModelInferResponse:

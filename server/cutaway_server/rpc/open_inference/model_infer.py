@@ -6,7 +6,7 @@ from torch import Tensor
 from cutaway_server.errors import BadInput
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.calls import OpenCall
-from cutaway_server.rpc.engine_method import EngineMethod
+from cutaway_server.rpc.engine_method import EngineMethod, names_many
 from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference import messages
 from cutaway_server.rpc.open_inference.decode import arguments_at_hand, decode_inputs, is_typed, timeout_of
@@ -48,7 +48,10 @@ class ModelInfer(EngineMethod):
 
     def at_hand(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...] | None:
         """As its parent's."""
-        return None if decode_outputs(model, request.outputs).inside else arguments_at_hand(model, request)
+        wanted = decode_outputs(model, request.outputs) if len(request.outputs) < 2 else None
+        arguments = arguments_at_hand(model, request) if wanted and not wanted.inside else None
+        many = arguments is not None and wanted and names_many(arguments, wanted.best or 0)
+        return None if many else arguments
 
     def decode(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...]:
         """As its parent's."""

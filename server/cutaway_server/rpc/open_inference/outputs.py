@@ -54,11 +54,13 @@ def decode_outputs(model: Model, outputs: Sequence[messages.ModelInferRequest.In
     best: int | None = None
     captures: list[CaptureRequest] = []
     cams: dict[int, CamRequest] = {}
+    seen: set[str] = set()
     for place, message in enumerate(outputs):
         field, name = f"outputs[{place}]", message.name
         check_in_message(message.parameters, field)
-        if any(name == other.name for other in outputs[:place]):
+        if name in seen:
             raise BadInput(f"{field}.name", f"a second output {name[:100]!r}", "each output once")
+        seen.add(name)
         if len(name) > _MAX_NAME:
             raise BadInput(f"{field}.name", f"{len(name):,} characters", f"at most {_MAX_NAME:,}")
         if name == SCORES:
