@@ -22,7 +22,7 @@ $(VENV)/server: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/dev: $(VENV)/server tests/oracles.txt
-	$(PIP) -e '.[server,dev]' -c constraints.txt
+	$(PIP) -e '.[server,openvino,dev]' -c constraints.txt
 	$(PIP) --no-deps -r tests/oracles.txt
 	@touch $@
 
