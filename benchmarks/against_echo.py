@@ -27,7 +27,8 @@ from rich.progress import Progress
 from cutaway.cli._command import bytes_text, print_json, progress_bar, stdout
 from cutaway.cli._server import running_server
 from cutaway.v1 import input_pb2, introspect_pb2, predict_pb2, tensor_pb2
-from cutaway_server.process.settings import Settings, available_cpus
+from cutaway_server.models.threads import available_cpus
+from cutaway_server.process.settings import Settings
 
 CALL_LIMIT = 20  # seconds, for one call
 ROUNDS_LIMIT = 40  # seconds: no round begins after it, save the first two
