@@ -5,22 +5,22 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
-
-wait_briefly()  # before PyTorch is loaded
-keep_freed_blocks()
 from report import table_of_figures
 
 from cutaway.cli._command import stdout
 from cutaway.cli.demo_photo import FACTORY, MODEL, write_model
-from cutaway_server.models.repository.load import Hardware, Permissions, load
-from cutaway_server.models.threads import available_cpus, use_cpu_threads
-from cutaway_server.prediction.engines.eager import Eager
+from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 
 ROUNDS, RUNS = 7, 5
 
 
 def main() -> None:
+    wait_briefly()  # before PyTorch is loaded
+    keep_freed_blocks()
+    from cutaway_server.models.repository.load import Hardware, Permissions, load
+    from cutaway_server.models.threads import available_cpus, use_cpu_threads
+    from cutaway_server.prediction.engines.eager import Eager
+
     counts = sorted({1, 2, available_cpus()})
     with TemporaryDirectory() as folder:
         version = write_model(Path(folder)) / MODEL / "1"
