@@ -3,11 +3,13 @@
 The values of the label `model` are names of models that the server has, or "" where a call named none of them.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.registry import Collector, RestrictedRegistry
+
+from cutaway_server.metrics.tally import Tally
 
 _CALLS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)  # seconds
 _HOOKS = (0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1)  # seconds
@@ -19,7 +21,8 @@ class Metrics:
     """The server's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
+        self._tallies: dict[tuple[Histogram, Counter | None], Tally] = {}
+        registry = self.registry = _Registry(self.settle)
         model = ("model",)
         self.requests = Counter(
             "cutaway_requests", "Calls that ended, by gRPC code.", ("method", "model", "code"), registry=registry
@@ -127,6 +130,16 @@ class Metrics:
             "cutaway_mirrors_dropped", "Mirrors thrown away and built anew.", ("model", "reason"), registry=registry
         )
 
+    def tally(self, observed: Histogram, counted: Counter | None = None) -> Tally:
+        """For what happens with each prediction: values that these observe and count together."""
+        key = observed, counted
+        return self._tallies.get(key) or self._tallies.setdefault(key, Tally(observed.observe, counted.inc if counted else None))
+
+    def settle(self) -> None:
+        """Has all that was tallied stand in the metrics. The registry does it whenever it is read."""
+        for tally in list(self._tallies.values()):
+            tally.give()
+
     def gauge_at_scrape(
         self, name: str, help_text: str, labels: Sequence[str], read: Callable[[], Iterable[tuple[Sequence[str], float]]]
     ) -> None:
@@ -140,3 +153,19 @@ class Metrics:
                 yield family
 
         self.registry.register(AtScrape())
+
+
+class _Registry(CollectorRegistry):
+    """Has something done before it is read."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        super().__init__()
+        self._before = before
+
+    def collect(self) -> Iterator[Metric]:
+        self._before()
+        yield from super().collect()
+
+    def restricted_registry(self, names: Iterable[str]) -> RestrictedRegistry:
+        self._before()
+        return super().restricted_registry(names)

@@ -4,9 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.model import NotServable, said
 
 
@@ -44,9 +42,9 @@ class OnnxSession:
         self.gives = [given.name for given in self._session.get_outputs()]
         self.shapes = [given.shape for given in self._session.get_inputs()]
 
-    def run(self, arguments: Sequence[Tensor], outputs: Sequence[str] | None = None) -> list[Tensor]:
-        """These outputs, or all, for an argument for each input, on the CPU. The arguments are read where they lie."""
+    def run(self, arguments: Sequence[Array], outputs: Sequence[str] | None = None) -> list[Array]:
+        """These outputs, or all, for an argument for each input. The arguments are read where they lie."""
         if len(arguments) != len(self.takes):
             raise TypeError(f"it takes {len(self.takes)} inputs ({', '.join(self.takes)}), not {len(arguments)}")
-        feeds = {name: argument.numpy() for name, argument in zip(self.takes, arguments, strict=True)}
-        return [torch.from_numpy(output) for output in self._session.run(outputs, feeds)]
+        given: list[Array] = self._session.run(outputs, dict(zip(self.takes, arguments, strict=True)))
+        return given

@@ -1,7 +1,7 @@
 """What the scores of a network are, and the best classes that they name."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch import Tensor
 _SUM_OFF = 1e-2  # how far from 1 probabilities in half precision may add up
 
 
-class ScoresKind(Enum):
+class ScoresKind(StrEnum):
     """What the numbers that a network puts out are."""
 
     LOGITS = "logits"

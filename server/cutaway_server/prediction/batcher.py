@@ -6,17 +6,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import structlog
 import torch
-from torch import Tensor
 
 from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, OutOfMemory, Refusal, ShuttingDown
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.device import free_cache, is_out_of_memory
 from cutaway_server.models.threads import use_cpu_threads
 
 log = structlog.get_logger()
-Outcome = Tensor | Refusal
+Outcome = Array | Refusal
 _SHORT = 0.002  # seconds of a batch that may hold up other calls
 _END_SECONDS = 2
 
@@ -35,8 +36,8 @@ class Engine(Protocol):
     @property
     def runs_python(self) -> bool: ...  # noqa: D102
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
-        """Scores, the batch first, for arguments whose first axis is the batch."""
+    def run(self, arguments: tuple[Array, ...]) -> Array:
+        """Scores, the batch first, for arguments whose first axis is the batch; both as `models.arrays` has them."""
 
 
 class Prediction:
@@ -52,9 +53,9 @@ class Prediction:
 
     __slots__ = ("_answer", "arguments", "arrived", "deadline", "request_id", "samples")
 
-    def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str, answer: Callable[[Outcome], None]) -> None:
+    def __init__(self, arguments: tuple[Array, ...], deadline: float, request_id: str, answer: Callable[[Outcome], None]) -> None:
         self.arguments = arguments
-        self.samples = arguments[0].shape[0]
+        self.samples: int = arguments[0].shape[0]
         self.deadline = deadline
         self.request_id = request_id
         self.arrived = time.monotonic()
@@ -83,7 +84,7 @@ class AwaitedPrediction(Prediction):
 
     __slots__ = ("_came", "_outcome")
 
-    def __init__(self, arguments: tuple[Tensor, ...], deadline: float, request_id: str) -> None:
+    def __init__(self, arguments: tuple[Array, ...], deadline: float, request_id: str) -> None:
         super().__init__(arguments, deadline, request_id, self._come)
         self._came = threading.Event()
         self._outcome: Outcome | None = None
@@ -92,7 +93,7 @@ class AwaitedPrediction(Prediction):
         self._outcome = outcome
         self._came.set()
 
-    def result(self) -> Tensor:
+    def result(self) -> Array:
         """Waits for the answer until the deadline.
 
         Raises:
@@ -146,9 +147,9 @@ class Batcher:
         self._waiting: deque[Prediction] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._queue_seconds = metrics.queue_seconds.labels(name)
-        self._batch_samples = metrics.batch_samples.labels(name)
-        self._engine_seconds = metrics.engine_seconds.labels(name)
+        self._queue_seconds = metrics.tally(metrics.queue_seconds.labels(name))
+        self._batch_samples = metrics.tally(metrics.batch_samples.labels(name))
+        self._engine_seconds = metrics.tally(metrics.engine_seconds.labels(name))
         self._thread = threading.Thread(target=self._work, name=f"predict-{name}", daemon=True)
         self._thread.start()
 
@@ -240,33 +241,45 @@ class Batcher:
     def _run(self, batch: list[Prediction]) -> None:
         started = time.monotonic()
         for prediction in batch:
-            self._queue_seconds.observe(started - prediction.arrived)
+            self._queue_seconds.add(started - prediction.arrived)
         try:
-            joined = (
-                batch[0].arguments if len(batch) == 1 else tuple(map(torch.cat, zip(*(p.arguments for p in batch), strict=True)))
-            )
-            parts = torch.split(self._run_in_parts(joined), [prediction.samples for prediction in batch])
+            parts = self._parts(batch)
         except BaseException as error:  # SystemExit, too: a network's own doing, which must not end a thread of ours
             if len(batch) > 1:
                 self._run_apart(batch)
             else:
                 self._fail(batch[0], error)
             return
-        self._engine_seconds.observe(time.monotonic() - started)
+        self._engine_seconds.add(time.monotonic() - started)
         for prediction, part in zip(batch, parts, strict=True):
             prediction.end(part)
 
-    def _run_in_parts(self, arguments: tuple[Tensor, ...]) -> Tensor:
-        """Scores of a batch, whatever its size."""
-        samples, part = arguments[0].shape[0], self._max_batch
-        if samples <= part or part == 1:
-            self._batch_samples.observe(samples)
-            return self._engine.run(arguments)
-        parts = []
-        for begin in range(0, samples, part):
-            parts.append(self._engine.run(tuple(argument[begin : begin + part] for argument in arguments)))
-            self._batch_samples.observe(len(parts[-1]))
-        return torch.cat(parts)
+    def _parts(self, batch: list[Prediction]) -> list[Array]:
+        """The scores of each."""
+        if len(batch) == 1:
+            return [self._scores(batch[0].arguments)]
+        scores = self._scores(tuple(map(np.concatenate, zip(*(prediction.arguments for prediction in batch), strict=True))))
+        parts, begin = [], 0
+        for prediction in batch:
+            parts.append(scores[begin : begin + prediction.samples])
+            begin += prediction.samples
+        return parts
+
+    def _scores(self, arguments: tuple[Array, ...]) -> Array:
+        """Of a batch, whatever its size."""
+        samples, most = arguments[0].shape[0], self._max_batch
+        if samples <= most or most == 1:
+            return self._scores_at_once(arguments)
+        parts = (tuple(argument[begin : begin + most] for argument in arguments) for begin in range(0, samples, most))
+        return np.concatenate([self._scores_at_once(part) for part in parts])
+
+    def _scores_at_once(self, arguments: tuple[Array, ...]) -> Array:
+        scores = self._engine.run(arguments)
+        samples = arguments[0].shape[0]
+        if len(scores) != samples:
+            raise ValueError(f"{len(scores)} scores for {samples} samples")
+        self._batch_samples.add(samples)
+        return scores
 
     def _run_apart(self, batch: list[Prediction]) -> None:
         """One caller's input that the network cannot take must not cost the others their answers."""

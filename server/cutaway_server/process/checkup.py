@@ -13,6 +13,7 @@ from rich.table import Table
 from cutaway import pictures
 from cutaway.cli._command import bytes_text, engine_text, seconds_text, stdout
 from cutaway_server.introspection.plan_cams import possible_methods
+from cutaway_server.models.arrays import to_array
 from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.model import Model, NotServable, shape_text
 from cutaway_server.models.repository.folders import Folder, scan
@@ -73,7 +74,7 @@ class Checkup:
         self.problems = self._problems()
 
     def _time(self, engine: Engine, batch: int) -> float | None:
-        probe = tuple(argument.cpu() for argument in self.model.probe(batch))
+        probe = tuple(to_array(argument.cpu()) for argument in self.model.probe(batch))
         spent = []
         for _ in range(_RUNS):
             began = time.perf_counter()

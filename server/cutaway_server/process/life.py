@@ -16,6 +16,7 @@ from prometheus_client import start_http_server
 from cutaway_server.errors import DeadlinePassed, NetworkFailed, OutOfMemory
 from cutaway_server.introspection.lanes import Lanes
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.arrays import to_array
 from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.load import Hardware, Permissions
 from cutaway_server.models.repository.manifest import Serving
@@ -246,7 +247,7 @@ class Server:
         """
 
         def run(samples: int) -> None:
-            probe = tuple(argument.cpu() for argument in model.probe(samples))
+            probe = tuple(to_array(argument.cpu()) for argument in model.probe(samples))
             warm = AwaitedPrediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
             batcher.submit(warm)
             warm.result()

@@ -11,10 +11,9 @@ from typing import Any, Never
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
-from prometheus_client import Counter, Histogram
 
 from cutaway_server.errors import BadInput, Cancelled, DeadlinePassed, Refusal, ServerFailed
-from cutaway_server.metrics import Metrics
+from cutaway_server.metrics import Metrics, Tally
 from cutaway_server.rpc.errors import abort, code_of
 from cutaway_server.rpc.served import Models
 
@@ -90,7 +89,7 @@ class Calls:
         self._log_success = log_success
         self._made_up = secrets.token_hex(8)
         self._numbers = itertools.count(1)
-        self._counts: dict[tuple[str, str, grpc.StatusCode], tuple[Counter, Histogram]] = {}
+        self._tallies: dict[tuple[str, str, str], Tally] = {}
 
     @contextmanager
     def open(
@@ -124,7 +123,7 @@ class Calls:
         except GeneratorExit:  # the stream was given up: nobody is there to be told
             ended = call.reason_to_end(call.stopped or Cancelled())
             log.info("ended", code=code_of(ended).name, reason=str(ended), **call.about)
-            self._count(call, code_of(ended))
+            self._count(call, code_of(ended).name)
             raise
         except Exception:
             refuse(context, self.failed(call))
@@ -145,31 +144,30 @@ class Calls:
         """It went well."""
         if self._log_success:
             log.info("answered", seconds=round(time.monotonic() - call.began, 6), **call.about)
-        self._count(call, grpc.StatusCode.OK)
+        self._count(call, "OK")
 
     def refused(self, call: OpenCall, refusal: Refusal) -> Refusal:
         """What the caller is to be told."""
         refusal = call.reason_to_end(refusal)
         code = code_of(refusal)
         log.info("refused", code=code.name, reason=str(refusal), **call.about)
-        self._count(call, code)
+        self._count(call, code.name)
         return refusal
 
     def failed(self, call: OpenCall) -> Refusal:
         """For the exception that is being handled, which is the server's own fault: what the caller is to be told."""
         log.exception("the server failed", **call.about)
-        self._count(call, grpc.StatusCode.INTERNAL)
+        self._count(call, grpc.StatusCode.INTERNAL.name)
         return ServerFailed(call.request_id)
 
-    def _count(self, call: OpenCall, code: grpc.StatusCode) -> None:
+    def _count(self, call: OpenCall, code: str) -> None:
         known = call.model if call.found or self._models.knows(call.model) else ""
-        counts = self._counts.get((call.method, known, code))
-        if counts is None:
-            counted = self._metrics.requests.labels(call.method, known, code.name)
-            timed = self._metrics.request_seconds.labels(call.method, known)
-            counts = self._counts[call.method, known, code] = counted, timed
-        counts[0].inc()
-        counts[1].observe(time.monotonic() - call.began)
+        tally = self._tallies.get((call.method, known, code))
+        if tally is None:
+            timed, counted = self._metrics.request_seconds, self._metrics.requests
+            tally = self._metrics.tally(timed.labels(call.method, known), counted.labels(call.method, known, code))
+            self._tallies[call.method, known, code] = tally
+        tally.add(time.monotonic() - call.began)
 
     def _request_id(self, metadata: Metadata) -> str:
         for key, value in metadata:

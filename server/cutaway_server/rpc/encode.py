@@ -1,5 +1,6 @@
 """From what the wings give to messages."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -7,11 +8,11 @@ from torch import Tensor
 
 from cutaway.v1 import model_pb2, predict_pb2, tensor_pb2
 from cutaway_server.introspection.plan_cams import possible_methods
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.layer_table import Layer, LayerKind
-from cutaway_server.models.model import InputSpec, Model
+from cutaway_server.models.model import InputSpec, Model, Shape
 from cutaway_server.models.scores import ScoredClass, ScoresKind, top_classes
-from cutaway_server.models.tensor_bytes import to_bytes
 from cutaway_server.rpc.served import Listed, Served, State
 from cutaway_server.rpc.tensors import WIRE_DTYPES, duration, encode_tensor
 
@@ -104,16 +105,16 @@ def encode_prediction(model: Model, scores: Tensor, top_k: int) -> predict_pb2.P
     )
 
 
-def encode_scores(model: Model, scores: Tensor) -> bytes:
+def encode_scores(model: Model, scores: Array) -> bytes:
     """The answer of Predict without best classes, in bytes: nothing but the data differs from one answer of a shape to the next."""
-    head, tail = _around_scores(model.name, model.version, model.scores_kind, scores.dtype, scores.shape)
-    return b"".join((head, to_bytes(scores), tail))
+    head, tail = _around_scores(model.name, model.version, model.scores_kind, model.scores_dtype, scores.shape)
+    return b"".join((head, scores.tobytes(), tail))
 
 
 @lru_cache(256)
-def _around_scores(name: str, version: str, kind: ScoresKind, dtype: torch.dtype, shape: torch.Size) -> tuple[bytes, bytes]:
+def _around_scores(name: str, version: str, kind: ScoresKind, dtype: torch.dtype, shape: Shape) -> tuple[bytes, bytes]:
     """What stands before the data, and after it: fields are written in the order of their numbers."""
-    data = bytes(shape.numel() * dtype.itemsize)
+    data = bytes(math.prod(shape) * dtype.itemsize)
     tensor = tensor_pb2.Tensor(dtype=WIRE_DTYPES[dtype], shape=shape, data=data)
     tail = predict_pb2.PredictResponse(scores_kind=SCORES_KINDS[kind]).SerializeToString()
     whole = predict_pb2.PredictResponse(model=name, version=version, scores=tensor, scores_kind=SCORES_KINDS[kind])

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import grpc
-from torch import Tensor
 
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.model import Model
 from cutaway_server.prediction.batcher import AwaitedPrediction
 from cutaway_server.rpc.calls import Calls, OpenCall
@@ -45,11 +45,11 @@ class EngineMethod(ABC):
         """Of the model, that is asked for; empty for the default one."""
 
     @abstractmethod
-    def at_hand(self, request: Any, model: Model) -> tuple[Tensor, ...] | None:
+    def at_hand(self, request: Any, model: Model) -> tuple[Array, ...] | None:
         """What `decode` gives, where the request holds it plainly and right; None where it takes work, or a refusal, to tell."""
 
     @abstractmethod
-    def decode(self, request: Any, model: Model) -> tuple[Tensor, ...]:
+    def decode(self, request: Any, model: Model) -> tuple[Array, ...]:
         """The network's arguments, on the host, the batch first.
 
         Raises:
@@ -57,7 +57,7 @@ class EngineMethod(ABC):
         """
 
     @abstractmethod
-    def encode(self, request: Any, model: Model, scores: Tensor) -> bytes:
+    def encode(self, request: Any, model: Model, scores: Array) -> bytes:
         """The answer."""
 
     def seconds(self, request: Any) -> float:
@@ -77,12 +77,12 @@ class EngineMethod(ABC):
         return self.encode(request, served.model, run_engine(served, self.decode(request, served.model), call))
 
 
-def names_many(arguments: tuple[Tensor, ...], best: int) -> bool:
+def names_many(arguments: tuple[Array, ...], best: int) -> bool:
     """Whether an answer with so many of the best classes for each sample takes long to write."""
     return best * arguments[0].shape[0] > _MANY
 
 
-def run_engine(served: Served, arguments: tuple[Tensor, ...], call: OpenCall) -> Tensor:
+def run_engine(served: Served, arguments: tuple[Array, ...], call: OpenCall) -> Array:
     """The scores, the batch first, in a thread that may wait.
 
     Raises:

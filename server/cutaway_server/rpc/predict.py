@@ -1,10 +1,10 @@
 """cutaway.v1's Predict."""
 
 from google.protobuf.message import DecodeError
-from torch import Tensor
 
 from cutaway.v1 import predict_pb2
 from cutaway_server.errors import BadInput
+from cutaway_server.models.arrays import Array, to_array, to_tensor
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import decode_inputs, inputs_at_hand
 from cutaway_server.rpc.encode import encode_prediction, encode_scores
@@ -37,21 +37,21 @@ class Predict(EngineMethod):
         """As its parent's."""
         return request.version
 
-    def at_hand(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...] | None:
+    def at_hand(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Array, ...] | None:
         """As its parent's."""
         arguments = None if request.top_k and not model.class_count else inputs_at_hand(model, request.inputs)
         return None if arguments and names_many(arguments, min(request.top_k, model.class_count)) else arguments
 
-    def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Tensor, ...]:
+    def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Array, ...]:
         """As its parent's."""
         check_top_k(model, request.top_k)
-        return decode_inputs(model, request.inputs, self._limits).arguments
+        return tuple(map(to_array, decode_inputs(model, request.inputs, self._limits).arguments))
 
-    def encode(self, request: predict_pb2.PredictRequest, model: Model, scores: Tensor) -> bytes:
+    def encode(self, request: predict_pb2.PredictRequest, model: Model, scores: Array) -> bytes:
         """As its parent's."""
         if not request.top_k:
             return encode_scores(model, scores)
-        return encode_prediction(model, scores, request.top_k).SerializeToString()
+        return encode_prediction(model, to_tensor(scores, model.scores_dtype), request.top_k).SerializeToString()
 
 
 def check_top_k(model: Model, top_k: int) -> None:

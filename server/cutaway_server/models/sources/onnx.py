@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from cutaway_server.models.model import NotServable
@@ -35,5 +36,5 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, *arguments: Tensor) -> Tensor | dict[str, Tensor]:
         """Runs it."""
-        outputs = self.session.run(arguments)
+        outputs = [torch.from_numpy(output) for output in self.session.run([argument.numpy() for argument in arguments])]
         return outputs[0] if len(outputs) == 1 else dict(zip(self.session.gives, outputs, strict=True))

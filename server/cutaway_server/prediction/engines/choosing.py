@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import Tensor
 
+from cutaway_server.models.arrays import Array, to_array, to_tensor
 from cutaway_server.models.engine_choice import EngineChoice, Timing
-from cutaway_server.models.model import Model, NotServable, said
+from cutaway_server.models.model import Model, NotServable, Shape, said
 from cutaway_server.models.model import probe as draw_probe
 from cutaway_server.models.onnx_export import NotExportable
 from cutaway_server.models.sources.onnx import OnnxNetwork
@@ -149,7 +149,7 @@ def _deviation(model: Model, engine: Engine) -> float:
     greatest, compared = 0.0, 0
     for probe in _probes(model):
         try:
-            expected = itself.run(tuple(argument.clone() for argument in probe))
+            expected = itself.run(tuple(argument.copy() for argument in probe))
         except Exception:  # a size that the network itself does not take
             _check_refuses(engine, probe)
             continue
@@ -160,7 +160,7 @@ def _deviation(model: Model, engine: Engine) -> float:
     return greatest
 
 
-def _check_refuses(engine: Engine, probe: tuple[Tensor, ...]) -> None:
+def _check_refuses(engine: Engine, probe: tuple[Array, ...]) -> None:
     """Raises NotTaken where an engine answers what the network itself fails on: an export forgets what Python checks."""
     try:
         engine.run(probe)
@@ -169,7 +169,7 @@ def _check_refuses(engine: Engine, probe: tuple[Tensor, ...]) -> None:
     raise NotTaken(f"the network itself fails on {_shapes(probe)}, which it would answer")
 
 
-def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected: Tensor) -> float:
+def _compared(model: Model, engine: Engine, probe: tuple[Array, ...], expected: Array) -> float:
     shapes = _shapes(probe)
     try:
         given = engine.run(probe)
@@ -177,37 +177,40 @@ def _compared(model: Model, engine: Engine, probe: tuple[Tensor, ...], expected:
         raise NotTaken(f"it fails on {shapes}: {type(error).__name__}: {said(error)}") from error
     if given.shape != expected.shape or given.dtype != expected.dtype:
         raise NotTaken(f"for {shapes} it gives {given.dtype} {list(given.shape)}, not {expected.dtype} {list(expected.shape)}")
-    deviation = float((given.double() - expected.double()).abs().max())
-    scale = float(expected.double().abs().max())
+    scores, own = to_tensor(given, model.scores_dtype).double(), to_tensor(expected, model.scores_dtype).double()
+    deviation, scale = float((scores - own).abs().max()), float(own.abs().max())
     share = deviation / scale if scale else deviation
     if not share <= TOLERANCE:  # NaN, too
         raise NotTaken(f"for {shapes} its scores differ by {share:.1e} of the largest one; the limit is {TOLERANCE:.0e}")
-    if model.class_count and not torch.equal(given.argmax(1), expected.argmax(1)):
+    if model.class_count and not torch.equal(scores.argmax(1), own.argmax(1)):
         raise NotTaken(f"for {shapes} it says another class")
     return share
 
 
-def _shapes(probe: tuple[Tensor, ...]) -> str:
+def _shapes(probe: tuple[Array, ...]) -> str:
     return ", ".join(str(list(argument.shape)) for argument in probe)
 
 
-def _probes(model: Model) -> Iterator[tuple[Tensor, ...]]:
+def _probes(model: Model) -> Iterator[tuple[Array, ...]]:
     """Batches of the usual sizes; and the least, the greatest and the middle ones, where sizes may vary."""
-    cpu = torch.device("cpu")
     for seed, batch in enumerate(_CHECKED):
-        yield draw_probe(model.inputs, batch, cpu, seed=seed)
+        yield _drawn(model, batch, seed=seed)
     if any(spec.least for spec in model.inputs):
         ends = [(spec.least or spec.shape, spec.most or spec.shape) for spec in model.inputs]
         for part in (0.0, 0.5, 1.0):
             sizes = tuple(tuple(low + int(part * (high - low)) for low, high in zip(*end, strict=True))[1:] for end in ends)
-            yield draw_probe(model.inputs, 1, cpu, sizes, seed=7)
+            yield _drawn(model, 1, sizes, seed=7)
+
+
+def _drawn(model: Model, batch: int, sizes: tuple[Shape, ...] = (), seed: int = 0) -> tuple[Array, ...]:
+    return tuple(map(to_array, draw_probe(model.inputs, batch, torch.device("cpu"), sizes, seed)))
 
 
 def _timings(model: Model, engine: Engine) -> Iterator[Timing]:
     """Runs in turns, so that what else the machine does slows both."""
     itself = Eager(model)
     for batch in _TIMED:
-        probe = draw_probe(model.inputs, batch, torch.device("cpu"))
+        probe = _drawn(model, batch)
         try:
             itself.run(probe)
         except Exception:  # a size that the network itself does not take
@@ -221,7 +224,7 @@ def _timings(model: Model, engine: Engine) -> Iterator[Timing]:
         yield Timing(batch, *(median(times) for times in zip(*runs, strict=True)))
 
 
-def _seconds(engine: Engine, probe: tuple[Tensor, ...]) -> float:
+def _seconds(engine: Engine, probe: tuple[Array, ...]) -> float:
     began = time.perf_counter()
     engine.run(probe)
     return time.perf_counter() - began

@@ -1,8 +1,8 @@
 """PyTorch, operation by operation."""
 
 import torch
-from torch import Tensor
 
+from cutaway_server.models.arrays import Array, to_array, to_tensor
 from cutaway_server.models.device import own_stream, to_device, to_host
 from cutaway_server.models.model import Model
 
@@ -17,8 +17,10 @@ class Eager:
         self._model = model
         self._stream = own_stream(model.device)
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
-        """The network's scores on the host, the batch first, for model-ready arguments there. Raises what the network raises."""
+    def run(self, arguments: tuple[Array, ...]) -> Array:
+        """The network's scores, the batch first, for model-ready arguments. Raises what the network raises."""
         model = self._model
+        given = [to_tensor(argument, spec.dtype) for argument, spec in zip(arguments, model.inputs, strict=True)]
         with torch.inference_mode(), self._stream, model.precision():
-            return to_host(model.scores(model.network, tuple(to_device(argument, model.device) for argument in arguments)))
+            scores = model.scores(model.network, tuple(to_device(argument, model.device) for argument in given))
+            return to_array(to_host(scores))

@@ -1,7 +1,6 @@
 """ONNX Runtime, on the CPU."""
 
-from torch import Tensor
-
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.onnx_session import OnnxSession
 
 
@@ -19,6 +18,6 @@ class OnnxRuntime:
         self._session = session
         self._outputs = [output or session.gives[0]]
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+    def run(self, arguments: tuple[Array, ...]) -> Array:
         """As Eager's."""
         return self._session.run(arguments, self._outputs)[0]

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.model import NotServable, said
 
 
@@ -43,12 +43,13 @@ class OpenVino:
         self._request = compiled.create_infer_request()
         self._alone = threading.Lock()
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+    def run(self, arguments: tuple[Array, ...]) -> Array:
         """As Eager's."""
-        feeds = [argument.contiguous().numpy() for argument in arguments]
+        feeds = [np.ascontiguousarray(argument) for argument in arguments]
         with self._alone:  # its outputs lie in memory that the next run writes over
             outputs = self._request.infer(feeds, share_inputs=True, share_outputs=True)
-            return torch.from_numpy(outputs[self._output].copy())
+            scores: Array = outputs[self._output].copy()
+            return scores
 
 
 def _imported() -> ModuleType:

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from cutaway_server.errors import BadInput
+from cutaway_server.models.arrays import Array
 from cutaway_server.models.model import InputSpec, Model
 from cutaway_server.rpc.decode import (
     Decoded,
     Ready,
+    array_at_hand,
     check_dtype,
     decode_named,
     model_ready,
     photographs,
     prepared,
-    tensor_at_hand,
     wanted,
 )
 from cutaway_server.rpc.limits import Limits
@@ -57,7 +58,7 @@ def decode_inputs(model: Model, request: messages.ModelInferRequest, limits: Lim
     return decode_named(model, [message.name for message in inputs], decode)
 
 
-def arguments_at_hand(model: Model, request: messages.ModelInferRequest) -> tuple[Tensor, ...] | None:
+def arguments_at_hand(model: Model, request: messages.ModelInferRequest) -> tuple[Array, ...] | None:
     """What `decode_inputs` gives for the commonest request, one raw tensor that is as it must be; None for any other."""
     inputs, raw, specs = request.inputs, request.raw_input_contents, model.inputs
     if len(raw) != 1 or len(inputs) != 1 or len(specs) != 1:
@@ -66,8 +67,8 @@ def arguments_at_hand(model: Model, request: messages.ModelInferRequest) -> tupl
     named = message.name in (spec.name, "") and DTYPES.get(message.datatype) is spec.dtype
     if not named or message.parameters or message.HasField("contents") or len(message.shape) != len(spec.shape):
         return None
-    tensor = tensor_at_hand(raw[0], tuple(message.shape), spec)
-    return None if tensor is None else (tensor,)
+    array = array_at_hand(raw[0], tuple(message.shape), spec)
+    return None if array is None else (array,)
 
 
 def is_typed(request: messages.ModelInferRequest) -> bool:

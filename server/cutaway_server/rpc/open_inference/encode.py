@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway_server.models.model import Model
+from cutaway_server.models.arrays import Array
+from cutaway_server.models.model import Model, Shape
 from cutaway_server.models.scores import ScoredClass, top_classes
 from cutaway_server.models.tensor_bytes import to_bytes
 from cutaway_server.rpc.open_inference import messages
@@ -44,17 +45,17 @@ def _named(model: Model, one: ScoredClass) -> bytes:
     return f"{one.score:.9g}:{one.index}{label}".encode()
 
 
-def encode_scores(model: Model, request_id: str, scores: Tensor) -> bytes:
+def encode_scores(model: Model, request_id: str, scores: Array) -> bytes:
     """The answer with raw scores alone, in bytes: nothing but the data and the id differ from one answer of a shape to the next."""
-    head = _before_scores(model.name, model.version, scores.dtype, scores.shape)
+    head = _before_scores(model.name, model.version, model.scores_dtype, scores.shape)
     rest = messages.ModelInferResponse(id=request_id).SerializeToString() if request_id else b""  # fields may come in any order
-    return b"".join((head, to_bytes(scores), rest))
+    return b"".join((head, scores.tobytes(), rest))
 
 
 @lru_cache(256)
-def _before_scores(name: str, version: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+def _before_scores(name: str, version: str, dtype: torch.dtype, shape: Shape) -> bytes:
     """What stands before the data: it is the last field."""
-    data = bytes(shape.numel() * dtype.itemsize)
+    data = bytes(math.prod(shape) * dtype.itemsize)
     answer = messages.ModelInferResponse(model_name=name, model_version=version, raw_output_contents=[data])
     answer.outputs.add(name=SCORES, datatype=datatype(dtype), shape=shape)
     whole = answer.SerializeToString()

@@ -11,6 +11,7 @@ import structlog
 
 from cutaway_server.errors import Refusal
 from cutaway_server.introspection.call import Call
+from cutaway_server.models.arrays import to_array, to_tensor
 from cutaway_server.rpc.calls import Calls, OpenCall
 from cutaway_server.rpc.decode import Decoded
 from cutaway_server.rpc.engine_method import run_engine
@@ -130,8 +131,10 @@ class Inferences:
             yield _error(getattr(request, "id", ""), refusal)
 
     def _scores_alone(self, asked: _Asked) -> Iterator[messages.ModelStreamInferResponse]:
-        scores = run_engine(asked.served, asked.decoded.arguments, asked.call)
-        yield _part(asked.answer(scores_output(asked.served.model, scores, asked.wanted.best or 0)), final=True)
+        model = asked.served.model
+        scores = run_engine(asked.served, tuple(map(to_array, asked.decoded.arguments)), asked.call)
+        output = scores_output(model, to_tensor(scores, model.scores_dtype), asked.wanted.best or 0)
+        yield _part(asked.answer(output), final=True)
 
     def _inside_each(self, asked: _Asked, stream: OpenStream) -> Iterator[messages.ModelStreamInferResponse]:
         """An answer for each output, when it is there, and an empty last one where the request wants that."""

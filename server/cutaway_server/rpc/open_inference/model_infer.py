@@ -1,9 +1,9 @@
 """ModelInfer."""
 
 from google.protobuf.message import DecodeError
-from torch import Tensor
 
 from cutaway_server.errors import BadInput
+from cutaway_server.models.arrays import Array, to_array, to_tensor
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.calls import OpenCall
 from cutaway_server.rpc.engine_method import EngineMethod, names_many
@@ -46,24 +46,24 @@ class ModelInfer(EngineMethod):
         """As its parent's."""
         return timeout_of(request)
 
-    def at_hand(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...] | None:
+    def at_hand(self, request: messages.ModelInferRequest, model: Model) -> tuple[Array, ...] | None:
         """As its parent's."""
         wanted = decode_outputs(model, request.outputs) if len(request.outputs) < 2 else None
         arguments = arguments_at_hand(model, request) if wanted and not wanted.inside else None
         many = arguments is not None and wanted and names_many(arguments, wanted.best or 0)
         return None if many else arguments
 
-    def decode(self, request: messages.ModelInferRequest, model: Model) -> tuple[Tensor, ...]:
+    def decode(self, request: messages.ModelInferRequest, model: Model) -> tuple[Array, ...]:
         """As its parent's."""
         decode_outputs(model, request.outputs)
-        return decode_inputs(model, request, self._limits).arguments
+        return tuple(map(to_array, decode_inputs(model, request, self._limits).arguments))
 
-    def encode(self, request: messages.ModelInferRequest, model: Model, scores: Tensor) -> bytes:
+    def encode(self, request: messages.ModelInferRequest, model: Model, scores: Array) -> bytes:
         """As its parent's."""
         best, typed = decode_outputs(model, request.outputs).best or 0, is_typed(request)
         if not best and not typed:
             return encode_scores(model, request.id, scores)
-        output = scores_output(model, scores, best)
+        output = scores_output(model, to_tensor(scores, model.scores_dtype), best)
         return encode_answer(model, request.id, (output,), typed=typed).SerializeToString()
 
     def answer(self, request: messages.ModelInferRequest, served: Served, call: OpenCall) -> bytes:

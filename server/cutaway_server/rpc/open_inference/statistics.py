@@ -12,6 +12,7 @@ _METHODS = ("Predict", "ModelInfer", "ModelStreamInfer")
 
 def statistics(metrics: Metrics, model: Listed) -> messages.ModelStatistics:
     """Of one model, all its versions together, since the server started."""
+    metrics.settle()
     name = model.name
     answered = _sum(metrics.requests, "_total", model=name, code="OK")
     return messages.ModelStatistics(
