@@ -1,6 +1,5 @@
 """Methods that one run of an engine answers: parse, decode, run, encode. How they are called is `fast_path`'s matter, or gRPC's."""
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -37,12 +36,8 @@ class EngineMethod(ABC):
         """
 
     @abstractmethod
-    def model(self, request: Any) -> str:
-        """The name of the model that is asked for."""
-
-    @abstractmethod
-    def version(self, request: Any) -> str:
-        """Of the model, that is asked for; empty for the default one."""
+    def named(self, request: Any) -> tuple[str, str]:
+        """Name and version of the model that is asked for; the version is empty for the default one."""
 
     @abstractmethod
     def at_hand(self, request: Any, model: Model) -> tuple[Array, ...] | None:
@@ -60,13 +55,13 @@ class EngineMethod(ABC):
     def encode(self, request: Any, model: Model, scores: Array) -> bytes:
         """The answer."""
 
-    def seconds(self, request: Any) -> float:
-        """That the request gives itself; infinity where it does not.
+    def seconds(self, request: Any) -> float | None:
+        """That the request gives itself; None where it does not.
 
         Raises:
             BadInput: it says so wrongly.
         """
-        return math.inf
+        return None
 
     def answer(self, request: Any, served: Served, call: OpenCall) -> bytes:
         """All steps, in a thread that may wait.
@@ -79,7 +74,7 @@ class EngineMethod(ABC):
 
 def names_many(arguments: tuple[Array, ...], best: int) -> bool:
     """Whether an answer with so many of the best classes for each sample takes long to write."""
-    return best * arguments[0].shape[0] > _MANY
+    return best * len(arguments[0]) > _MANY
 
 
 def run_engine(served: Served, arguments: tuple[Array, ...], call: OpenCall) -> Array:
@@ -100,21 +95,23 @@ def answer(method: EngineMethod, data: bytes, models: Models, call: OpenCall) ->
     Raises:
         Refusal: whatever ended it.
     """
-    request = opened(method, data, models, call)
-    with models.use(call.model, method.version(request), call.deadline) as served:
+    request, named = opened(method, data, models, call)
+    with models.use(*named, call.deadline) as served:
         return method.answer(request, served, call)
 
 
-def opened(method: EngineMethod, data: bytes, models: Models, call: OpenCall) -> Any:
-    """The request, after which the call knows its model and its deadline.
+def opened(method: EngineMethod, data: bytes, models: Models, call: OpenCall) -> tuple[Any, tuple[str, str]]:
+    """The request, and name and version of its model. After this the call knows its model and its deadline.
 
     Raises:
         BadInput: it is none, names no model, or its own limit of time is none.
     """
     request = method.parse(data)
-    call.model = check_named(models, method.model(request), method.model_field)
-    call.deadline = min(call.deadline, call.began + method.seconds(request))
-    return request
+    named = method.named(request)
+    call.model = named[0] or check_named(models, "", method.model_field)
+    if (seconds := method.seconds(request)) is not None:
+        call.deadline = min(call.deadline, call.began + seconds)
+    return request, named
 
 
 def ordinary_handler(method: EngineMethod, models: Models, calls: Calls) -> "grpc.RpcMethodHandler[bytes, bytes]":

@@ -63,8 +63,8 @@ class FastPath:
         raw, method, call = opened.raw, opened.method, opened.call
         if len(raw.data) > QUICK_BYTES:
             return False
-        request = opened.request = open_request(method, raw.data, self._models, call)
-        named = call.model, method.version(request)
+        request, named = open_request(method, raw.data, self._models, call)
+        opened.request = request
         held = self._held.get(named) or self._models.take(*named)
         if held is None:
             return False

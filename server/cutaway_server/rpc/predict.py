@@ -29,18 +29,17 @@ class Predict(EngineMethod):
         except DecodeError as error:
             raise BadInput("request", "bytes that are no message of this method", "a request of package cutaway.v1") from error
 
-    def model(self, request: predict_pb2.PredictRequest) -> str:
+    def named(self, request: predict_pb2.PredictRequest) -> tuple[str, str]:
         """As its parent's."""
-        return request.model
-
-    def version(self, request: predict_pb2.PredictRequest) -> str:
-        """As its parent's."""
-        return request.version
+        return request.model, request.version
 
     def at_hand(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Array, ...] | None:
         """As its parent's."""
-        arguments = None if request.top_k and not model.class_count else inputs_at_hand(model, request.inputs)
-        return None if arguments and names_many(arguments, min(request.top_k, model.class_count)) else arguments
+        best = request.top_k
+        if best and not model.class_count:
+            return None
+        arguments = inputs_at_hand(model, request.inputs)
+        return None if best and arguments and names_many(arguments, min(best, model.class_count)) else arguments
 
     def decode(self, request: predict_pb2.PredictRequest, model: Model) -> tuple[Array, ...]:
         """As its parent's."""

@@ -27,6 +27,8 @@ class RawCall:
         deadline: in seconds of `time.time`; infinite where the client has none.
     """
 
+    __slots__ = ("_batches", "_call", "_closing", "_serving", "data", "deadline", "metadata", "path")
+
     def __init__(self, serving: "ServingThread", path: str, event: Any) -> None:
         self.path = path
         self.data = b""
@@ -172,11 +174,8 @@ class ServingThread:
         except Exception:
             log.exception("the serving thread's work failed")
 
-    def arrived(self, path: str, event: Any) -> Any:
+    def arrived(self, call: RawCall, event: Any) -> None:
         """A call of ours has come: have gRPC read its message."""
-        call = RawCall(self, path, event)
-        with self._state.lock:
-            self._state.rpc_states.add(call)
 
         def read(event: Any) -> Any:
             data = event.batch_operations[0].message()
@@ -190,7 +189,6 @@ class ServingThread:
 
         if event.call.start_server_batch((self.names.ReceiveMessageOperation(0),), read):  # an error: it will not be told
             self.forget(call)
-        return None, ()
 
 
 class _Asking:
@@ -204,22 +202,24 @@ class _Asking:
         """Does nothing where the server shuts down."""
         state = self._serving._state
         with state.lock:
-            if state.stage is not self._serving._module._ServerStage.STARTED:
-                return
-            state.server.request_registered_call(state.completion_queue, state.completion_queue, self._path, self)
-            state.due.add(self)
+            if state.stage is self._serving._module._ServerStage.STARTED:
+                state.server.request_registered_call(state.completion_queue, state.completion_queue, self._path, self)
+                state.due.add(self)
 
     def __call__(self, event: Any) -> Any:
         """It was granted, or the server shuts down."""
         state = self._serving._state
+        granted = event.success and event.call is not None
+        call = RawCall(self._serving, self._path, event) if granted else object()
         with state.lock:
             state.due.discard(self)
-            if not event.success or event.call is None:
-                ended = object()
-                state.rpc_states.add(ended)  # it is taken out at once, and gRPC looks whether the server is done
-                return ended, ()
-        self.ask()
-        return self._serving.arrived(self._path, event)
+            if granted:
+                self.ask()
+            state.rpc_states.add(call)
+        if isinstance(call, RawCall):
+            self._serving.arrived(call, event)
+            return None, ()
+        return call, ()  # it is taken out at once, and gRPC looks whether the server is done
 
 
 def _names() -> tuple[Any, Any]:

@@ -76,16 +76,16 @@ def is_typed(request: messages.ModelInferRequest) -> bool:
     return not request.raw_input_contents and any(message.HasField("contents") for message in request.inputs)
 
 
-def timeout_of(request: messages.ModelInferRequest) -> float:
-    """Seconds that the request gives itself; infinity where it does not.
+def timeout_of(request: messages.ModelInferRequest) -> float | None:
+    """Seconds that the request gives itself; None where it does not.
 
     Raises:
         BadInput: it is no number of microseconds.
     """
     if "timeout" not in request.parameters:
-        return math.inf
+        return None
     microseconds = integer(request.parameters["timeout"], "parameters[timeout]", "microseconds, 0 for none")
-    return microseconds * _MICROSECOND if microseconds else math.inf
+    return microseconds * _MICROSECOND or None
 
 
 def integer(parameter: messages.InferParameter, field: str, meaning: str) -> int:

@@ -78,7 +78,8 @@ class Inferences:
     @contextmanager
     def _asked(self, request: messages.ModelInferRequest, call: OpenCall) -> Iterator[_Asked]:
         check_named(self._models, request.model_name, "model_name")
-        call.deadline = min(call.deadline, call.began + timeout_of(request))
+        if (seconds := timeout_of(request)) is not None:
+            call.deadline = min(call.deadline, call.began + seconds)
         with self._models.use(request.model_name, request.model_version, call.deadline) as served:
             began = time.monotonic()
             wanted = decode_outputs(served.model, request.outputs)

@@ -34,20 +34,18 @@ class ModelInfer(EngineMethod):
         except DecodeError as error:
             raise BadInput("request", "bytes that are no message of this method", "its request message") from error
 
-    def model(self, request: messages.ModelInferRequest) -> str:
+    def named(self, request: messages.ModelInferRequest) -> tuple[str, str]:
         """As its parent's."""
-        return request.model_name
+        return request.model_name, request.model_version
 
-    def version(self, request: messages.ModelInferRequest) -> str:
-        """As its parent's."""
-        return request.model_version
-
-    def seconds(self, request: messages.ModelInferRequest) -> float:
+    def seconds(self, request: messages.ModelInferRequest) -> float | None:
         """As its parent's."""
         return timeout_of(request)
 
     def at_hand(self, request: messages.ModelInferRequest, model: Model) -> tuple[Array, ...] | None:
         """As its parent's."""
+        if not request.outputs:
+            return arguments_at_hand(model, request)
         wanted = decode_outputs(model, request.outputs) if len(request.outputs) < 2 else None
         arguments = arguments_at_hand(model, request) if wanted and not wanted.inside else None
         many = arguments is not None and wanted and names_many(arguments, wanted.best or 0)
@@ -60,10 +58,10 @@ class ModelInfer(EngineMethod):
 
     def encode(self, request: messages.ModelInferRequest, model: Model, scores: Array) -> bytes:
         """As its parent's."""
-        best, typed = decode_outputs(model, request.outputs).best or 0, is_typed(request)
+        best, typed = decode_outputs(model, request.outputs).best, is_typed(request)
         if not best and not typed:
             return encode_scores(model, request.id, scores)
-        output = scores_output(model, to_tensor(scores, model.scores_dtype), best)
+        output = scores_output(model, to_tensor(scores, model.scores_dtype), best or 0)
         return encode_answer(model, request.id, (output,), typed=typed).SerializeToString()
 
     def answer(self, request: messages.ModelInferRequest, served: Served, call: OpenCall) -> bytes:
