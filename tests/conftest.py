@@ -4,6 +4,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import cutaway
 from cutaway_server.models.builtin import load_builtin
@@ -11,6 +12,8 @@ from cutaway_server.models.model import Model
 from server_process import ServerProcess, run_server
 
 torch.set_num_threads(1)  # as the servers below: comparisons are bit for bit
+settings.register_profile("untimed", deadline=None)  # whatever else the machine does
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

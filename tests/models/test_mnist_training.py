@@ -257,8 +257,8 @@ def test_the_command_makes_weights_cards_and_samples(copies: Path, tmp_path: Pat
         network = loaded(build(), made[f"{name}.safetensors"])
         wrong = count_wrong_by_hand(network, held_out)
         x = (torch.tensor(held_out.images[:9], dtype=torch.float32)[:, None] / 255 - MEAN) / STD
-        (given,) = OnnxSession(made[f"{name}.onnx"], 1).run([x])
-        torch.testing.assert_close(given, network(x).detach(), rtol=1e-4, atol=1e-4)
+        (given,) = OnnxSession(made[f"{name}.onnx"], 1).run([x.numpy()])
+        torch.testing.assert_close(torch.from_numpy(given), network(x).detach(), rtol=1e-4, atol=1e-4)
         card = made[f"{name}.md"].read_text()
         assert f"{100 - wrong / 2:.2f} %: {wrong} of 200 wrong" in card
         assert "360 MNIST digits from `copies.npz`" in card

@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from cutaway_server.errors import Busy, Cancelled, DeadlinePassed, NetworkFailed, ShuttingDown
 from cutaway_server.metrics import Metrics
+from cutaway_server.models.arrays import Array
 from cutaway_server.prediction.batcher import AwaitedPrediction, Batcher
 from server_process import wait_until
 
@@ -27,7 +28,7 @@ class Gate:
         self.running = threading.Event()
         self.batches: list[list[float]] = []
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
+    def run(self, arguments: tuple[Array, ...]) -> Array:
         self.running.set()
         assert self.open.wait(30)
         (x,) = arguments
@@ -52,7 +53,7 @@ def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterat
 
 
 def prediction(*values: float, deadline: float | None = None) -> AwaitedPrediction:
-    return AwaitedPrediction((torch.tensor(values)[:, None],), deadline or time.monotonic() + FAR, "id")
+    return AwaitedPrediction((np.array(values, np.float32)[:, None],), deadline or time.monotonic() + FAR, "id")
 
 
 def submit(to: Batcher, *waiting: AwaitedPrediction) -> list[AwaitedPrediction]:
@@ -132,9 +133,9 @@ def test_order_and_sizes_of_batches(max_batch: int, batches: list[list[float]]) 
 class Forgetful(Gate):
     """Leaves a row out where it meets a 9, and writes on its input."""
 
-    def run(self, arguments: tuple[Tensor, ...]) -> Tensor:
-        y = super().run((arguments[0].clone(),))
-        arguments[0].mul_(10)
+    def run(self, arguments: tuple[Array, ...]) -> Array:
+        y = super().run((arguments[0].copy(),))
+        arguments[0][:] *= 10
         if (arguments[0] == 80).any():
             raise ValueError("eight")
         return y[y[:, 0] != 18]

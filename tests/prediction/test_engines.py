@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cutaway_server.models.arrays import to_array, to_tensor
 from cutaway_server.models.builtin import FACTORIES, load_builtin
 from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.mnist.export import WEIGHTS_DIGEST
@@ -18,6 +19,7 @@ from cutaway_server.models.model import InputSpec, Model, NotServable
 from cutaway_server.models.onnx_export import NotExportable
 from cutaway_server.models.prepare import prepare
 from cutaway_server.models.sources.onnx import build_from_onnx
+from cutaway_server.prediction.batcher import Engine
 from cutaway_server.prediction.engines.cache import Kept
 from cutaway_server.prediction.engines.choosing import TOLERANCE, choose_engine, choose_in_process
 from cutaway_server.prediction.engines.eager import Eager
@@ -164,6 +166,10 @@ def choose(model: Model, wanted: str, tmp_path: Path, cache: Path | None = None)
     return make_and_choose(model, tmp_path / "model", wanted, 1, cache or tmp_path / "cache")
 
 
+def run(engine: Engine, model: Model, arguments: tuple[Tensor, ...]) -> Tensor:
+    return to_tensor(engine.run(tuple(map(to_array, arguments))), model.scores_dtype)
+
+
 def with_engine(model: Model, choice: EngineChoice) -> Model:
     return Model(**{**vars(model), "engine": choice})
 
@@ -182,9 +188,9 @@ def test_each_gives_what_the_network_gives(name: str, tmp_path: Path) -> None:
         for batch in (1, 2, 5, 13):
             arguments = drawn(model, batch, seed=batch)
             copies = tuple(argument.clone() for argument in arguments)
-            expected = Eager(model).run(arguments)
-            given = engine.run(arguments)
-            again = engine.run(arguments)  # what was given before stays as it was
+            expected = run(Eager(model), model, arguments)
+            given = run(engine, model, arguments)
+            again = run(engine, model, arguments)  # what was given before stays as it was
             torch.testing.assert_close(given, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
             assert torch.equal(given, again)
             assert torch.equal(given.argmax(1), expected.argmax(1))
@@ -200,7 +206,7 @@ def test_a_part_of_a_larger_tensor_is_read_as_it_is(tmp_path: Path) -> None:
     part = whole[:, :, ::2].permute(0, 3, 1, 2)
     for runtime in RUNTIMES:
         engine = open_engine(with_engine(model, choose(model, runtime, tmp_path)))
-        torch.testing.assert_close(engine.run((part,)), Eager(model).run((part,)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(run(engine, model, (part,)), run(Eager(model), model, (part,)), rtol=1e-4, atol=1e-5)
 
 
 def test_auto_takes_the_fastest_that_gives_the_same(tmp_path: Path) -> None:
@@ -303,7 +309,8 @@ def test_what_is_not_as_it_was_written_is_made_anew(broken: str, tmp_path: Path)
     anew = choose(NETWORKS["dropout"](), "onnxruntime", tmp_path)
 
     x = drawn(model, 3, seed=1)
-    torch.testing.assert_close(open_engine(with_engine(model, anew)).run(x), Eager(model).run(x), rtol=1e-4, atol=1e-5)
+    given = run(open_engine(with_engine(model, anew)), model, x)
+    torch.testing.assert_close(given, run(Eager(model), model, x), rtol=1e-4, atol=1e-5)
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".json", ".onnx"]
 
 
@@ -327,9 +334,10 @@ def test_a_file_that_is_onnx_already(tmp_path: Path) -> None:
     engine = open_engine(model)
     assert (engine.name, engine.runs_python) == ("onnxruntime", False)
     x = drawn(model, 3, seed=1)
-    assert torch.equal(engine.run(x), model.network(*x))
+    assert torch.equal(run(engine, model, x), model.network(*x))
     other = choose(model, "openvino", tmp_path, cache=tmp_path / "unused")
-    torch.testing.assert_close(open_engine(with_engine(model, other)).run(x), engine.run(x), rtol=1e-4, atol=1e-5)
+    given = run(open_engine(with_engine(model, other)), model, x)
+    torch.testing.assert_close(given, run(engine, model, x), rtol=1e-4, atol=1e-5)
     assert choose(model, "auto", tmp_path).name in RUNTIMES
     assert choose(model, "eager", tmp_path).name == "onnxruntime"
     assert not (tmp_path / "unused").exists()
@@ -395,6 +403,6 @@ def test_a_network_of_any_style_gets_an_engine_that_gives_the_same_or_none(style
         assert all(why for _, why in choice.rejected)
         return
     x = drawn(model, 4, seed=9)
-    expected = Eager(model).run(tuple(argument.clone() for argument in x))  # some write into their inputs
-    given = open_engine(with_engine(model, choice)).run(x)
+    expected = run(Eager(model), model, tuple(argument.clone() for argument in x))  # some write into their inputs
+    given = run(open_engine(with_engine(model, choice)), model, x)
     torch.testing.assert_close(given, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
