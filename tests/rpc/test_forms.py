@@ -4,7 +4,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -16,11 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 import cutaway
-from cutaway.v1 import input_pb2, predict_pb2, tensor_pb2
-from cutaway_server.rpc.open_inference import messages
+from raw_calls import INFER, PREDICT, REQUESTS, infer, predict, scores
 from server_process import ServerProcess, run_server, wait_until
 
-PREDICT, INFER = "/cutaway.v1.InferenceService/Predict", "/inference.GRPCInferenceService/ModelInfer"
 FORMS = {
     "serving thread": ("--engine", "onnxruntime"),
     "own thread": ("--engine", "eager"),
@@ -40,28 +38,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
 def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(server.address) as opened:
         yield opened
-
-
-def predict(x: np.ndarray, model: str = "mnist", **more: object) -> bytes:
-    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=x.shape, data=x.tobytes())
-    return predict_pb2.PredictRequest(model=model, inputs=[input_pb2.Input(tensor=tensor)], **more).SerializeToString()
-
-
-def infer(x: np.ndarray, model: str = "mnist", identity: str = "") -> bytes:
-    request = messages.ModelInferRequest(model_name=model, id=identity, raw_input_contents=[x.tobytes()])
-    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
-    return request.SerializeToString()
-
-
-def scores(path: str, answer: bytes) -> np.ndarray:
-    if path == PREDICT:
-        tensor = predict_pb2.PredictResponse.FromString(answer).scores
-        return np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
-    given = messages.ModelInferResponse.FromString(answer)
-    return np.frombuffer(given.raw_output_contents[0], np.float32).reshape(given.outputs[0].shape)
-
-
-REQUESTS: dict[str, Callable[..., bytes]] = {PREDICT: predict, INFER: infer}
 
 
 @pytest.mark.parametrize("path", REQUESTS)
