@@ -283,8 +283,8 @@ def serve(two: list[Model], form: str, certificate: Certificate | None, **settin
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(batcher, "_END_SECONDS", 0.2)
-        if form == "serving thread":  # a network of ours that can be held stands in for an engine that runs no Python
-            patch.setattr(Eager, "runs_python", False)
+        # On the serving thread a network of ours, which can be held, stands in for an engine that runs no Python.
+        patch.setattr(Eager, "runs_python", form != "serving thread")
         if certificate:
             patch.setattr(_server._Server, "add_insecure_port", secured(certificate))
         stack.enter_context(capture_logs())
