@@ -277,6 +277,7 @@ def serve(two: list[Model], form: str, certificate: Certificate | None, **settin
         "threads": 1,
         "lanes": 1,
         "admin": True,
+        "drain": 60,  # longer than any call here waits
         "log_level": "error",
         **settings,
     }
@@ -522,7 +523,7 @@ def draining(serving: Serving, stack: ExitStack) -> threading.Thread:
 
 
 def test_a_drain_answers_what_runs_and_what_waits(two: list[Model], certificate: Certificate, form: str) -> None:
-    with serve(two, form, certificate, drain=60) as serving, ExitStack() as stack:
+    with serve(two, form, certificate) as serving, ExitStack() as stack:
         running = serving.hold(PREDICT, serving.queues)
         waiting = [call for path in REQUESTS for call in serving.waiting(path, 2)]
         ending = draining(serving, stack)
