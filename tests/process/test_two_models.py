@@ -38,8 +38,9 @@ class Gate(nn.Module):
 GATE = threading.Event()
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
+@pytest.fixture(params=["auto", "off"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """In both forms of Predict."""
     GATE.clear()
     spec = (InputSpec("x", torch.float32, (-1, 2)),)
     models = [prepare(Gate(), name=name, inputs=spec) for name in ("one", "two")]
@@ -52,6 +53,7 @@ def server() -> Iterator[Server]:
             "max_waiting_introspections": WAITING,
             "max_batch": 1,
             "threads": 1,
+            "fast_path": request.param,
         }
     )
     with Server(models, settings) as running:

@@ -3,24 +3,25 @@
 import json
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import grpc
 import numpy as np
 import pytest
+import torch
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 import cutaway
-from cutaway.v1 import input_pb2, predict_pb2, tensor_pb2
-from cutaway_server.rpc.open_inference import messages
+from cutaway_server.models.model import Model
+from cutaway_server.models.threads import use_cpu_threads
+from cutaway_server.process.life import Server
+from cutaway_server.process.settings import load_settings
+from raw_calls import INFER, PREDICT, REQUESTS, infer, predict, scores
 from server_process import ServerProcess, run_server, wait_until
 
-PREDICT, INFER = "/cutaway.v1.InferenceService/Predict", "/inference.GRPCInferenceService/ModelInfer"
 FORMS = {
     "serving thread": ("--engine", "onnxruntime"),
     "own thread": ("--engine", "eager"),
@@ -42,35 +43,11 @@ def channel(server: ServerProcess) -> Iterator[grpc.Channel]:
         yield opened
 
 
-def predict(x: np.ndarray, model: str = "mnist", **more: object) -> bytes:
-    tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=x.shape, data=x.tobytes())
-    return predict_pb2.PredictRequest(model=model, inputs=[input_pb2.Input(tensor=tensor)], **more).SerializeToString()
-
-
-def infer(x: np.ndarray, model: str = "mnist", identity: str = "") -> bytes:
-    request = messages.ModelInferRequest(model_name=model, id=identity, raw_input_contents=[x.tobytes()])
-    request.inputs.add(name="x", datatype="FP32", shape=x.shape)
-    return request.SerializeToString()
-
-
-def scores(path: str, answer: bytes) -> np.ndarray:
-    if path == PREDICT:
-        tensor = predict_pb2.PredictResponse.FromString(answer).scores
-        return np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
-    given = messages.ModelInferResponse.FromString(answer)
-    return np.frombuffer(given.raw_output_contents[0], np.float32).reshape(given.outputs[0].shape)
-
-
-REQUESTS: dict[str, Callable[..., bytes]] = {PREDICT: predict, INFER: infer}
-
-
 @pytest.mark.parametrize("path", REQUESTS)
 def test_many_callers_each_get_their_own(
-    channel: grpc.Channel, server: ServerProcess, x: np.ndarray, models: dict[str, object], path: str
+    channel: grpc.Channel, server: ServerProcess, x: np.ndarray, models: dict[str, Model], path: str
 ) -> None:
     """Of all sizes, so that batches are joined and split in every way."""
-    import torch
-
     with torch.inference_mode():
         expected = models["mnist"].network(torch.from_numpy(x)).numpy()
     ask = channel.unary_unary(path)
@@ -118,17 +95,18 @@ def test_refusals_have_their_code_sentence_and_details(channel: grpc.Channel, x:
     assert scores(PREDICT, channel.unary_unary(PREDICT)(predict(x[:1]), timeout=20)).shape == (1, 10)
 
 
-def test_one_callers_nan_spoils_no_batch(channel: grpc.Channel, x: np.ndarray) -> None:
-    ask = channel.unary_unary(PREDICT)
+@pytest.mark.parametrize("path", REQUESTS)
+def test_one_callers_nan_spoils_no_batch(channel: grpc.Channel, x: np.ndarray, path: str) -> None:
+    ask = channel.unary_unary(path)
     bad = np.full((1, 1, 28, 28), np.nan, np.float32)
-    alone = scores(PREDICT, ask(predict(x[:1]), timeout=20))
+    alone = scores(path, ask(REQUESTS[path](x[:1]), timeout=20))
     for _ in range(10):
-        calls = [ask.future(predict(bad if turn % 3 == 1 else x[:1]), timeout=20) for turn in range(12)]
+        calls = [ask.future(REQUESTS[path](bad if turn % 3 == 1 else x[:1]), timeout=20) for turn in range(12)]
         for turn, call in enumerate(calls):
             if turn % 3 == 1:
                 assert call.exception(30).code() is grpc.StatusCode.INVALID_ARGUMENT
             else:
-                np.testing.assert_allclose(scores(PREDICT, call.result(30)), alone, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(scores(path, call.result(30)), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_deadline_that_has_passed_costs_nobody_else(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
@@ -137,17 +115,6 @@ def test_a_deadline_that_has_passed_costs_nobody_else(channel: grpc.Channel, ser
     assert scores(PREDICT, ask(predict(x[:1]), timeout=20)).shape == (1, 10)
     ends = [call.exception(20) for call in late]  # some may be answered even so
     assert {error.code() for error in ends if error} == {grpc.StatusCode.DEADLINE_EXCEEDED}
-
-
-def test_cancelled_calls_leave_nothing(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
-    ask = channel.unary_unary(PREDICT)
-    for _ in range(20):
-        calls = [ask.future(predict(x), timeout=20) for _ in range(8)]
-        for call in calls[::2]:
-            call.cancel()
-        for call in calls[1::2]:
-            assert scores(PREDICT, call.result(20)).shape == (60, 10)
-    wait_until(lambda: server.metric("cutaway_predictions_waiting") == 0)
 
 
 def test_request_ids_logs_and_metrics(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
@@ -206,35 +173,44 @@ def test_others_are_answered_beside_a_flood(server: ServerProcess, x: np.ndarray
         assert all(done.result(60) > 0 for done in floods)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_drain_answers_what_came(form: str, x: np.ndarray) -> None:
-    """All that the server took before SIGTERM is answered; what comes later is refused; it ends with 0."""
-    with run_server(*FORMS[form], *LIMITS) as running, ExitStack() as stack:
-        channel = stack.enter_context(grpc.insecure_channel(running.address))
-        ask = channel.unary_unary(PREDICT)
-        ask(predict(x[:1]), timeout=20)
-        calls = [ask.future(predict(x), timeout=20) for _ in range(64)]
-        wait_until(lambda: any(call.done() for call in calls))
-        running.process.send_signal(signal.SIGTERM)
-        ends = [call.exception(30) for call in calls]
-        assert {error.code() for error in ends if error} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
-        assert sum(error is None for error in ends) > 0
-        assert running.process.wait(20) == 0
+@pytest.mark.parametrize(("fast_path", "threads"), [("auto", 1), ("off", 1), ("auto", 2)])
+def test_with_batching_off_scores_are_the_networks_own_to_the_bit(
+    models: dict[str, Model], x: np.ndarray, fast_path: str, threads: int
+) -> None:
+    given = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "lanes": 1, "log_level": "error"}
+    settings = load_settings({**given, "engine": "eager", "max_batch": 1, "threads": threads, "fast_path": fast_path})
+    draw = np.random.default_rng(threads)
+    parts = [x[draw.integers(0, 60, draw.integers(1, 20))] for _ in range(40)]
+
+    def alone() -> list[np.ndarray]:
+        use_cpu_threads(threads)
+        with torch.inference_mode():
+            return [models["mnist"].network(torch.from_numpy(part)).numpy() for part in parts]
+
+    with ThreadPoolExecutor(1) as own_thread:
+        expected = own_thread.submit(alone).result()
+    with (
+        Server([models["mnist"]], settings) as running,
+        grpc.insecure_channel(running.address) as channel,
+        ThreadPoolExecutor(16) as callers,
+    ):
+
+        def ask(turn: int) -> np.ndarray:
+            path = (PREDICT, INFER)[turn % 2]
+            return scores(path, channel.unary_unary(path)(REQUESTS[path](parts[turn]), timeout=20))
+
+        for given_scores, own in zip(callers.map(ask, range(len(parts))), expected, strict=True):
+            np.testing.assert_array_equal(given_scores, own)
 
 
-def test_the_queue_is_bounded_and_says_so(x: np.ndarray) -> None:
-    for form in ("serving thread", "own thread"):
-        with run_server(*FORMS[form], *LIMITS, "--max-waiting", "4") as running, grpc.insecure_channel(running.address) as channel:
-            ask = channel.unary_unary(PREDICT)
-            ask(predict(x[:1]), timeout=20)
-            refused: list[grpc.RpcError] = []
-            began = time.monotonic()
-            while not refused and time.monotonic() < began + 30:
-                calls = [ask.future(predict(x), timeout=20) for _ in range(200)]
-                refused = [error for error in (call.exception(30) for call in calls) if error]
-            assert refused, form
-            assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-            assert "4 predictions wait already, which is the limit; try again in" in refused[0].details()
-            info = error_details_pb2.RetryInfo()
-            assert rpc_status.from_call(refused[0]).details[0].Unpack(info)
-            assert scores(PREDICT, ask(predict(x[:1]), timeout=20)).shape == (1, 10)
+def test_a_drain_answers_what_came(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
+    """The last test of this server. All that it took before SIGTERM is answered; what comes later is refused; it ends with 0."""
+    ask = channel.unary_unary(PREDICT)
+    ask(predict(x[:1]), timeout=20)
+    calls = [ask.future(predict(x), timeout=20) for _ in range(64)]
+    wait_until(lambda: any(call.done() for call in calls))
+    server.process.send_signal(signal.SIGTERM)
+    ends = [call.exception(30) for call in calls]
+    assert {error.code() for error in ends if error} <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert sum(error is None for error in ends) > 0
+    assert server.process.wait(20) == 0

@@ -12,6 +12,7 @@ import pytest
 from grpc import _server
 
 import cutaway
+from certificate import make_certificate
 from cutaway_server.models.model import Model
 from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
@@ -215,17 +216,13 @@ def test_a_stop_waits_for_open_calls_and_ends_them_after_its_grace() -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    import subprocess
-
-    files = [tmp_path / "key.pem", tmp_path / "cert.pem"]
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2", "-nodes", "-newkey", "rsa:2048"]
-    subprocess.run(["openssl", "req", "-x509", *subject, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
-    key, certificate = (file.read_bytes() for file in files)
-    with serving(reply, credentials=grpc.ssl_server_credentials([(key, certificate)])) as (address, _, _):
-        trusted = grpc.ssl_channel_credentials(certificate)
-        with grpc.secure_channel(address, trusted) as channel:
-            calls = [channel.unary_unary("/t/Ask").future(b"%d" % number, timeout=20) for number in range(50)]
-            assert [call.result(20) for call in calls] == [b"%d" % number for number in range(50)]
+    certificate = make_certificate(tmp_path)
+    with (
+        serving(reply, credentials=certificate.server) as (address, _, _),
+        grpc.secure_channel(address, certificate.trusted) as channel,
+    ):
+        calls = [channel.unary_unary("/t/Ask").future(b"%d" % number, timeout=20) for number in range(50)]
+        assert [call.result(20) for call in calls] == [b"%d" % number for number in range(50)]
 
 
 def test_the_check_passes_here() -> None:
