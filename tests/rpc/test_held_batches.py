@@ -351,7 +351,7 @@ def test_what_gave_up_while_it_waited_never_reaches_the_network(serving: Serving
         return serving.counted(code="CANCELLED"), serving.counted(code="DEADLINE_EXCEEDED")
 
     before = ended()
-    late = serving.call(path, HOLD, serving.queues, timeout=0.2)
+    late = serving.call(path, HOLD, serving.queues, timeout=1)
     cancelled.future.cancel()
     assert late.fails_with() is Code.DEADLINE_EXCEEDED
     wait_until(lambda: ended() == (before[0] + 1, before[1] + 1))
