@@ -5,9 +5,9 @@ from statistics import median
 from typing import Any
 
 import matplotlib
-from contest import CUTAWAY
+from contest import CURVE, CURVED, CUTAWAY
+from figures import Contestant, Figures, caller_words, comparisons, title
 from networks import CLASSES
-from table import Contestant, Figures, caller_words, comparisons, curve_runs, title
 
 matplotlib.use("svg")
 matplotlib.rcParams.update({"svg.hashsalt": "peers", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False})
@@ -22,8 +22,9 @@ SHORT = {"mnist": "mnist", "lite0": "EfficientNet-Lite0"}
 def draw(results: dict[str, Any]) -> None:
     """Writes docs/peers.svg and docs/callers.svg, as far as there are figures."""
     draw_peers(results)
-    if curve_runs(results):
-        draw_curve(results)
+    mnist = Figures(results, "mnist")
+    if any(mnist.by_round(who, CURVE[-1], "rps") for who in CURVED):
+        draw_curve(mnist)
 
 
 def draw_peers(results: dict[str, Any]) -> None:
@@ -51,23 +52,31 @@ def bars(axis: Any, figures: Figures, who: list[Contestant], callers: int) -> No
     axis.invert_yaxis()
 
 
-def draw_curve(results: dict[str, Any]) -> None:
+def draw_curve(figures: Figures) -> None:
     """Answers a second and p99, as callers become many."""
-    runs = curve_runs(results)
-    drawn, axes = pyplot.subplots(1, 2, figsize=(10, 2.8), layout="constrained")
+    drawn, axes = pyplot.subplots(1, 2, figsize=(10, 3), layout="constrained")
     for axis, figure, words in zip(axes, ("rps", "p99"), ("answers/s", "p99, ms"), strict=True):
-        values = [[run[figure] for run in found] for found in runs.values()]
-        axis.fill_between(list(runs), [min(of) for of in values], [max(of) for of in values], color=OURS, alpha=0.2, linewidth=0)
-        axis.plot(list(runs), [median(of) for of in values], color=OURS, marker="o", markersize=3)
+        for who, style in zip(CURVED, ("-", "--", ":"), strict=True):
+            line(axis, figures, who, figure, style)
         axis.set_xscale("log", base=2)
-        axis.set_xticks(list(runs), map(str, runs))
+        axis.set_xticks(CURVE, map(str, CURVE))
         if figure == "rps":
             axis.set_ylim(bottom=0)
         else:
             axis.set_yscale("log")  # what grows with the callers is a straight line
         axis.set_title(f"mnist, {words}", loc="left", fontsize=9)
         axis.set_xlabel("callers")
+    axes[0].legend(frameon=False, fontsize=8)
     save(drawn, "callers")
+
+
+def line(axis: Any, figures: Figures, who: Contestant, figure: str, style: str) -> None:
+    """Medians, with the least and the greatest as a band."""
+    found = {callers: list(of) for callers in CURVE if (of := figures.by_round(who, callers, figure).values())}
+    colour = OURS if who[0] == CUTAWAY.name else OTHERS
+    lows, highs, middles = ([choose(of) for of in found.values()] for choose in (min, max, median))
+    axis.fill_between(list(found), lows, highs, color=colour, alpha=0.2, linewidth=0)
+    axis.plot(list(found), middles, style, color=colour, marker="o", markersize=3, label=title(who).partition(",")[0])
 
 
 def save(drawn: Any, name: str) -> None:

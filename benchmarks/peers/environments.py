@@ -57,7 +57,7 @@ def set_up(home: Path, server: Server) -> None:
     """
     for network in server.networks:
         x = np.load(home / "networks" / f"{network}.npz")["x"]
-        request_file(home, server, network).write_bytes(server.protocol.request(server.model(network), x))
+        request_file(home, server, network).write_bytes(server.protocol.request(server.model(network), x, server.input(network)))
     if not server.requirements:
         return
     environment = home / "venvs" / server.name

@@ -24,6 +24,7 @@ STOP_LIMIT = 15
 LOAD_LIMIT = 90  # beyond the time that was asked for
 WARM_UP = 1  # seconds of load before each measurement
 QUIET = 0.15  # of a CPU: that others may take before a measurement begins
+_GLANCE = 0.25  # seconds
 TOLERANCE = 1e-3  # of the greatest score: engines differ in the last bits
 _SOON = [(f"grpc.{name}_reconnect_backoff_ms", 50) for name in ("initial", "min", "max")]
 
@@ -34,12 +35,12 @@ class Conditions:
 
     Attributes:
         home: the folder in which all is set up.
-        seconds: that one lasts.
+        seconds: that one lasts, by network.
         wait: seconds at most until other programs leave the CPUs alone.
     """
 
     home: Path
-    seconds: float
+    seconds: dict[str, float]
     wait: float
 
 
@@ -78,8 +79,8 @@ class Running:
                 f"{callers} callers: {found['answered']} answers, {found['failed']} failed, last with code {found['code']}"
             )
         machine, own, client, wall = (late - early for early, late in zip(before, after, strict=True))
-        calls = (found["answered"] + found["refused"]) * wall / found["seconds"]  # about, with those of the warm-up
-        return {"callers": callers, **found, "server_cpu_ms": 1e3 * own / calls, "others_cpu": (machine - own - client) / wall}
+        per_call = 1e3 * own / found["calls"]
+        return {"callers": callers, **found, "server_cpu_ms": per_call, "others_cpu": (machine - own - client) / wall}
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def in_process(server: Server, network: str, engine: str, callers: int, conditio
     Raises:
         subprocess.CalledProcessError: it failed.
     """
-    home, seconds = conditions.home, conditions.seconds
+    home, seconds = conditions.home, conditions.seconds[network]
     job, python = Job(network, engine, callers, 0, str(home)), python_of(home, server)
     wait_until_quiet(os.getpid(), conditions.wait)
     command = [*server.command(python, job), str(callers), str(seconds), str(WARM_UP)]
@@ -188,8 +189,8 @@ def wait_until_quiet(pid: int, limit: float) -> None:
     end = time.monotonic() + limit
     while time.monotonic() < end:
         before = machine_cpu_seconds() - cpu_seconds(pid)
-        time.sleep(0.5)
-        if machine_cpu_seconds() - cpu_seconds(pid) - before < 0.5 * QUIET:
+        time.sleep(_GLANCE)
+        if machine_cpu_seconds() - cpu_seconds(pid) - before < _GLANCE * QUIET:
             return
 
 

@@ -1,6 +1,7 @@
 // Load: so many callers, each with one call at a time, on up to eight connections. The same bytes in every call.
 // usage: loadgen HOST:PORT /PACKAGE.SERVICE/METHOD REQUEST_FILE CALLERS SECONDS WARM_UP_SECONDS
-// Prints one line of JSON: what was answered, refused and failed after the warm-up; times in milliseconds.
+// Prints one line of JSON: what was answered, refused and failed after the warm-up, and how many calls there were in all; times in
+// milliseconds.
 // A caller that is refused (RESOURCE_EXHAUSTED) or fails waits for a moment before it calls again.
 #include <grpcpp/alarm.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -82,9 +83,15 @@ struct Load {
   }
 };
 
+double Quantile(std::vector<double>& times, double share) {
+  std::sort(times.begin(), times.end());
+  return times.empty() ? 0 : times[std::min(times.size() - 1, static_cast<size_t>(share * times.size()))];
+}
+
 struct Found {
-  std::vector<double> times;  // of answers
-  size_t refused = 0, failed = 0;
+  std::vector<double> times, refusals;  // milliseconds each took
+  size_t failed = 0;
+  size_t calls = 0;  // that ended, those of the warm-up and those after the time too
   int code = 0;  // of the last that failed
   double seconds = 0, cpu = 0;
 
@@ -92,21 +99,19 @@ struct Found {
     if (caller.status.ok()) {
       times.push_back(1e3 * Seconds(now - caller.began));
     } else if (caller.status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED) {
-      refused++;
+      refusals.push_back(1e3 * Seconds(now - caller.began));
     } else {
       failed++;
       code = caller.status.error_code();
     }
   }
 
-  double Quantile(double share) const {
-    return times.empty() ? 0 : times[std::min(times.size() - 1, static_cast<size_t>(share * times.size()))];
-  }
-
   void Print() {
-    std::sort(times.begin(), times.end());
-    printf("{\"answered\": %zu, \"rps\": %.2f, \"p50\": %.4f, \"p99\": %.4f, \"refused\": %zu, \"failed\": %zu, \"code\": %d, ",
-           times.size(), times.size() / seconds, Quantile(.5), Quantile(.99), refused, failed, code);
+    printf("{\"answered\": %zu, \"rps\": %.2f, \"p50\": %.4f, \"p99\": %.4f, ", times.size(), times.size() / seconds, Quantile(times, .5),
+           Quantile(times, .99));
+    printf("\"refused\": %zu, \"refused_p50\": %.4f, \"refused_p99\": %.4f, ", refusals.size(), Quantile(refusals, .5),
+           Quantile(refusals, .99));
+    printf("\"failed\": %zu, \"code\": %d, \"calls\": %zu, ", failed, code, calls);
     printf("\"seconds\": %.3f, \"client_cpu\": %.3f}\n", seconds, cpu);
   }
 };
@@ -124,6 +129,7 @@ Found Run(Load& load, double seconds, double warm_up) {
     load.queue.Next(&tag, &ok);
     const size_t i = reinterpret_cast<size_t>(tag) - 1;
     const auto now = Clock::now();
+    if (!load.callers[i].pausing) found.calls++;
     if (measuring && !over && !load.callers[i].pausing) found.Add(load.callers[i], now);
     if (!measuring && Seconds(now - began) >= warm_up) {
       measuring = true;

@@ -14,12 +14,12 @@ class Protocol:
 
     Attributes:
         method: the RPC's path.
-        request: the message about a model's name and an input.
+        request: the message about a model's name, an input and the input's name.
         scores: ways of field numbers from the answer to the float32 scores' bytes; the first that is there counts.
     """
 
     method: str
-    request: Callable[[str, np.ndarray], bytes]
+    request: Callable[[str, np.ndarray, str], bytes]
     scores: tuple[tuple[int, ...], ...]
 
 
@@ -83,22 +83,22 @@ def _shape(x: np.ndarray) -> bytes:
     return b"".join(map(_varint, x.shape))
 
 
-def _cutaway_request(model: str, x: np.ndarray) -> bytes:
+def _cutaway_request(model: str, x: np.ndarray, name: str) -> bytes:
     tensor = field(1, FLOAT32) + field(2, _shape(x)) + field(3, x.tobytes())
     return field(1, model) + field(3, field(2, tensor))
 
 
-def _open_inference_request(model: str, x: np.ndarray) -> bytes:
-    tensor = field(1, "x") + field(2, "FP32") + field(3, _shape(x))
+def _open_inference_request(model: str, x: np.ndarray, name: str) -> bytes:
+    tensor = field(1, name) + field(2, "FP32") + field(3, _shape(x))
     return field(1, model) + field(3, "1") + field(5, tensor) + field(7, x.tobytes())
 
 
-def _torchserve_request(model: str, x: np.ndarray) -> bytes:
+def _torchserve_request(model: str, x: np.ndarray, name: str) -> bytes:
     return field(1, model) + field(3, field(1, "data") + field(2, x.tobytes()))
 
 
 CUTAWAY = Protocol("/cutaway.v1.InferenceService/Predict", _cutaway_request, ((3, 3),))
 OPEN_INFERENCE = Protocol("/inference.GRPCInferenceService/ModelInfer", _open_inference_request, ((6,), (5, 5, 6)))
 TORCHSERVE = Protocol("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions", _torchserve_request, ((1,),))
-BYTES = Protocol("/peers.Bytes/Predict", lambda model, x: field(1, x.tobytes()), ((1,),))
+BYTES = Protocol("/peers.Bytes/Predict", lambda model, x, name: field(1, x.tobytes()), ((1,),))
 """google.protobuf.BytesValue there and back: for a server that has no protocol of its own."""

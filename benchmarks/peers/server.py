@@ -64,7 +64,8 @@ class Server:
         requirements: of its environment, for pip; none: it runs in the repository's own.
         python: that makes its environment.
         own_start: callers for whom a network's server is set up in another way than for the others.
-        warm_up: seconds of load that it needs once before it is measured.
+        start: seconds that it takes to start and to end, about.
+        warm_up: seconds of load that it needs after each start before it is measured, by network.
         stop: the signal at which it ends.
     """
 
@@ -77,12 +78,21 @@ class Server:
     requirements: tuple[str, ...] = ()
     python: str = sys.executable
     own_start: tuple[tuple[str, int], ...] = ()
-    warm_up: float = 0
+    start: float = 5
+    warm_up: tuple[tuple[str, float], ...] = ()
     stop: signal.Signals = signal.SIGTERM
 
     def model(self, network: str) -> str:
         """What it calls a network."""
         return network
+
+    def input(self, network: str) -> str:
+        """What it calls the network's input."""
+        return "x"
+
+    def warm_up_seconds(self, network: str) -> float:
+        """Of load, after a start with a network."""
+        return dict(self.warm_up).get(network, 0.0)
 
     def command(self, python: str, job: Job) -> list[str]:
         """Starts it; what it is started for stands in the environment."""

@@ -1,81 +1,30 @@
 """What was found, as the tables of docs/peers.md."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contest import CALLERS, CUTAWAY, MARKS, PEERS, SERVERS, Found
+from contest import SERVERS
+from figures import TITLES, Comparison, Figures, bold, caller_words, comparisons, contestants, number, spread, table, title
 from networks import CLASSES
+from summary import curve, engines, memory, summary
 
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
 CHARTS = {
     "peers.svg": "Requests a second of Cutaway and of five other servers as users get them, by network and number of callers",
-    "callers.svg": "Answers a second and the 99th percentile of Cutaway, for 1 to 512 callers of mnist",
+    "callers.svg": "Answers a second and the 99th percentile of Cutaway and two other servers, for 1 to 256 callers of mnist",
 }
 BEGIN, END = "<!-- what follows is written by `make bench-peers` -->\n", "<!-- until here -->\n"
-TITLES = {"mnist": "`mnist`", "lite0": "EfficientNet-Lite0"}
-ENGINES = {"auto": "its own choice", "eager": "PyTorch eager", "onnxruntime": "ONNX Runtime"}
-
-Contestant = tuple[str, str]
-"""A server's name and an engine."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Cutaway with an engine, and those beside whom it is put."""
-
-    title: str
-    ours: Contestant
-    others: tuple[Contestant, ...]
-
-
-def comparisons() -> list[Comparison]:
-    eager = tuple((server.name, "eager") for server in PEERS)
-    onnxruntime = tuple((server.name, "onnxruntime") for server in PEERS if "onnxruntime" in server.engines)
-    marks = tuple((server.name, engine) for server in MARKS for engine in server.engines)
-    return [
-        Comparison("as a user gets it", (CUTAWAY.name, "auto"), eager),
-        Comparison("PyTorch eager in all", (CUTAWAY.name, "eager"), eager),
-        Comparison("ONNX Runtime in all that can", (CUTAWAY.name, "onnxruntime"), onnxruntime),
-        Comparison("beside other marks", (CUTAWAY.name, "auto"), marks),
-    ]
-
-
-class Figures:
-    """What was found of one network."""
-
-    def __init__(self, results: dict[str, Any], network: str) -> None:
-        self.callers = CALLERS[network]
-        self._starts = [one for one in results["found"] if one["network"] == network and "curve" not in one]
-
-    def starts(self, who: Contestant) -> list[Found]:
-        return [one for one in self._starts if (one["server"], one["engine"]) == who]
-
-    def by_round(self, who: Contestant, callers: int, figure: str) -> dict[int, float]:
-        runs = ((one["round"], run) for one in self.starts(who) for run in one["runs"])
-        return {number: run[figure] for number, run in runs if run["callers"] == callers}
-
-    def ratio(self, ours: Contestant, other: Contestant, callers: int, figure: str = "rps") -> list[float]:
-        """Ours to the other's, round by round."""
-        mine, theirs = (self.by_round(who, callers, figure) for who in (ours, other))
-        return [mine[number] / theirs[number] for number in mine.keys() & theirs.keys()]
-
-    def best(self, others: Iterable[Contestant], callers: int, figure: str, choose: Callable[..., Any]) -> Contestant | None:
-        """The other with the highest, or lowest, median."""
-        known = [who for who in others if self.by_round(who, callers, figure)]
-        return choose(known, key=lambda who: median(self.by_round(who, callers, figure).values()), default=None)
 
 
 def report(results: dict[str, Any]) -> str:
     """All tables."""
-    parts = [machine(results)]
+    parts = [machine(results), engines(results), summary(results), memory(results), curve(results)]
     for network in CLASSES:
         figures = Figures(results, network)
         parts += (throughput(figures, network, comparison) for comparison in comparisons())
         parts += [times(figures, network), resources(figures, network)]
-    return "\n".join(part for part in [*parts, curve(results), failures(results), settings()] if part)
+    return "\n".join(part for part in [*parts, failures(results), settings()] if part)
 
 
 def machine(results: dict[str, Any]) -> str:
@@ -140,29 +89,6 @@ def resources(figures: Figures, network: str) -> str:
     return f"### {TITLES[network]}, memory and start\n\n" + table(heads, rows) if rows else ""
 
 
-def curve(results: dict[str, Any]) -> str:
-    """Cutaway as callers become many."""
-    found = curve_runs(results)
-    rows = []
-    for callers, runs in found.items():
-        figures = [spread([run[name] for run in runs]) for name in ("rps", "p50", "p99")]
-        rows.append([str(callers), *figures, spread([run["refused"] / run["seconds"] for run in runs])])
-    return (
-        "### `mnist`, as callers become many\n\n" + table(["callers", "answers/s", "p50, ms", "p99, ms", "refused/s"], rows)
-        if rows
-        else ""
-    )
-
-
-def curve_runs(results: dict[str, Any]) -> dict[int, list[Found]]:
-    """The runs of the curve, by callers."""
-    found: dict[int, list[Found]] = {}
-    for one in results["found"]:
-        for run in one["runs"] if "curve" in one else ():
-            found.setdefault(run["callers"], []).append(run)
-    return found
-
-
 def failures(results: dict[str, Any]) -> str:
     failed = {(one["server"], one["network"], one["engine"]): one["failed"] for one in results["found"] if "failed" in one}
     lines = [f"- {title((name, engine))}, {TITLES[network]}: {why}\n" for (name, network, engine), why in failed.items()]
@@ -172,47 +98,6 @@ def failures(results: dict[str, Any]) -> str:
 
 def settings() -> str:
     return "### Settings\n\n" + table(["", "set up as"], [[server.title, server.settings] for server in SERVERS])
-
-
-def contestants() -> list[Contestant]:
-    return [(server.name, engine) for server in SERVERS for engine in server.engines]
-
-
-def title(who: Contestant) -> str:
-    name, engine = who
-    server = next(one for one in SERVERS if one.name == name)
-    return server.title if server in MARKS or not engine else f"{server.title}, {ENGINES[engine]}"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def bold(words: str) -> str:
-    return words and f"**{words}**"
-
-
-def caller_words(callers: int) -> str:
-    return f"{callers} caller{'s' if callers > 1 else ''}"
-
-
-def spread(values: Iterable[float]) -> str:
-    """Median, least and greatest."""
-    known = list(values)
-    if len(known) < 2:
-        return "".join(map(number, known))
-    return f"{number(median(known))} ({between(known)})"
-
-
-def between(values: Iterable[float]) -> str:
-    return f"{number(min(values))} to {number(max(values))}"
-
-
-def number(value: float) -> str:
-    """Three figures; whole numbers in full."""
-    digits = 0 if value >= 100 else 1 if value >= 10 else 2
-    return f"{value:,.{digits}f}"
 
 
 def write(results: dict[str, Any]) -> None:

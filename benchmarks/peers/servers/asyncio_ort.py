@@ -19,6 +19,7 @@ SERVER = Server(
     settings="asyncio, one thread that batches what waits; no limits, metrics or logs",
     protocol=CUTAWAY,
     engines=("onnxruntime",),
+    start=1,
 )
 
 Answer = Callable[[np.ndarray], None]

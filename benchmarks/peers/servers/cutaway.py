@@ -1,11 +1,14 @@
 """Cutaway, as `cutaway serve` starts it: of the built-in networks, or of the folder that `cutaway demo photo` writes."""
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from messages import CUTAWAY, OPEN_INFERENCE
 from server import Job, Server
 
 _NAMES = {"mnist": "mnist", "lite0": "efficientnet-lite0"}
+_INPUTS = {"mnist": "x", "lite0": "inputs"}
 _THREADS = ("--threads", "1")  # as the peers: PyTorch runs a network so small best on one
 
 
@@ -13,6 +16,9 @@ _THREADS = ("--threads", "1")  # as the peers: PyTorch runs a network so small b
 class _Cutaway(Server):
     def model(self, network: str) -> str:
         return _NAMES[network]
+
+    def input(self, network: str) -> str:
+        return _INPUTS[network]
 
     def command(self, python: str, job: Job) -> list[str]:
         listen = ("--listen", f"127.0.0.1:{job.port}", "--metrics", f"127.0.0.1:{job.port + 1}", "--log-level", "error")
@@ -23,15 +29,44 @@ class _Cutaway(Server):
             return _THREADS if job.engine == "eager" else ()
         from cutaway.cli.demo_photo import FACTORY, write_model
 
-        return "--models", str(write_model(job.folder("cutaway"))), "--allow-factory", FACTORY
+        folder = str(write_model(job.folder("cutaway")))
+        return "--models", folder, "--allow-factory", FACTORY, "--engine-cache", str(self.cache(job))
+
+    def cache(self, job: Job) -> Path:
+        """Of its engines: what one start leaves there, the next one finds."""
+        return engine_cache(Path(job.home))
+
+
+@dataclass(frozen=True)
+class _First(_Cutaway):
+    def cache(self, job: Job) -> Path:
+        """Empty."""
+        folder = Path(job.home) / "run" / self.name
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+
+def engine_cache(home: Path) -> Path:
+    """Of all starts of Cutaway, but for first ones."""
+    return home / "run" / "cutaway_engines"
 
 
 SERVER = _Cutaway(
     name="cutaway",
     title="Cutaway",
-    settings="defaults; PyTorch on 1 thread for mnist",
+    settings="defaults; PyTorch on 1 thread for mnist; a folder's engine cache is filled",
     protocol=CUTAWAY,
     engines=("auto", "eager", "onnxruntime"),
+    start=10,
+)
+FIRST = _First(
+    name="cutaway_first",
+    title="Cutaway, its first start, with an empty engine cache",
+    settings="defaults",
+    protocol=CUTAWAY,
+    engines=("auto",),
+    networks=("lite0",),
+    start=16,
 )
 OPEN = _Cutaway(
     name="cutaway_open",
@@ -39,4 +74,5 @@ OPEN = _Cutaway(
     settings="defaults",
     protocol=OPEN_INFERENCE,
     engines=("auto",),
+    start=10,
 )

@@ -13,6 +13,7 @@ SERVER = Server(
     settings="asyncio, bytes there and back, nothing parsed or computed",
     protocol=CUTAWAY,
     engines=("none",),
+    start=1,
 )
 _BESIDE = 23  # bytes of Cutaway's answer that are no scores
 

@@ -15,6 +15,7 @@ SERVER = Server(
     engines=("eager", "onnxruntime"),
     requirements=("nvidia-pytriton==0.7.0", "onnxruntime==1.32.0"),
     python="/usr/bin/python3.11",  # Triton's own interpreter does not bear the standard library of some later 3.11
+    start=8,
     stop=signal.SIGINT,
 )
 

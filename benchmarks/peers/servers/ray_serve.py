@@ -13,6 +13,7 @@ SERVER = Server(
     title="Ray Serve 2.60",
     settings="one replica, serve.batch of 32, Lite0: 4, 1 ms",
     protocol=BYTES,
+    start=20,
     requirements=("ray[serve-grpc]==2.60.0",),
 )
 

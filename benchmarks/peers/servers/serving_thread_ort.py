@@ -25,6 +25,7 @@ SERVER = Server(
     settings="batches what waits, on the thread that polls; no limits, metrics or logs",
     protocol=CUTAWAY,
     engines=("onnxruntime",),
+    start=1,
     networks=("mnist",),
 )
 

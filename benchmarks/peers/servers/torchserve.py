@@ -21,6 +21,7 @@ grpc_management_address=127.0.0.1
 grpc_management_port={grpc_management}
 disable_token_authorization=true
 enable_envvars_config=false
+job_queue_size=1024
 max_request_size=67108864
 max_response_size=67108864
 """
@@ -44,7 +45,7 @@ class _TorchServe(Server):
     def command(self, python: str, job: Job) -> list[str]:
         folder, programs = job.folder(self.name), Path(python).parent
         ports = ("grpc", "http", "management", "metrics", "grpc_management")
-        alone = job.network == "lite0" and job.callers == 1  # it would wait for others in vain
+        alone = job.callers == 1  # it would wait for others in vain
         batch, delay = (1, 1) if alone else (MAX_BATCH[job.network], _DELAY_MS[job.network])
         (folder / "config.properties").write_text(_CONFIG.format(**{name: job.port + at for at, name in enumerate(ports)}))
         (folder / "model.yaml").write_text(_MODEL.format(batch=batch, delay=delay))
@@ -61,7 +62,8 @@ class _TorchServe(Server):
 SERVER = _TorchServe(
     name="torchserve",
     title="TorchServe 0.12",
-    settings="batchSize 32, maxBatchDelay 1 ms; Lite0: 4 and 20 ms, for 1 caller 1; one worker, quiet log, warmed up for 30 s",
+    settings="batchSize 32, maxBatchDelay 1 ms; Lite0: 4 and 20 ms; for 1 caller batchSize 1; one worker, quiet log, "
+    "job_queue_size 1024; warmed up for 30 s, Lite0: 15 s",
     protocol=TORCHSERVE,
     requirements=(
         "torchserve==0.12.0",
@@ -73,8 +75,9 @@ SERVER = _TorchServe(
         "packaging",
         "requests",
     ),
-    own_start=(("lite0", 1),),
-    warm_up=30,
+    own_start=(("mnist", 1), ("lite0", 1)),
+    start=7,
+    warm_up=(("mnist", 30), ("lite0", 15)),
 )
 
 
