@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--network", action="append", choices=list(CLASSES), help="repeatable (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     seconds = "of one measurement of mnist; one of EfficientNet-Lite0 lasts twice as long (default: %(default)s)"
-    parser.add_argument("--seconds", type=float, default=1.5, help=seconds)
+    parser.add_argument("--seconds", type=float, default=1.3, help=seconds)
     parser.add_argument("--home", type=Path, default=Path(".cache/peers"), help="where all is set up (default: %(default)s)")
     wait = "that a measurement waits at most for other programs to leave the CPUs alone (default: %(default)s)"
     parser.add_argument("--wait", type=float, default=3, metavar="SECONDS", help=wait)

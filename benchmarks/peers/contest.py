@@ -24,15 +24,15 @@ from servers import (
 )
 from servers import in_process as bare
 
-CUTAWAY, FIRST = cutaway.SERVER, cutaway.FIRST
+CUTAWAY, FIRST, NARROW = cutaway.SERVER, cutaway.FIRST, cutaway.NARROW
 PEERS = (torchserve.SERVER, kserve.SERVER, mlserver.SERVER, pytriton.SERVER, ray_serve.SERVER)
 MARKS = (cutaway.OPEN, echo.SERVER, asyncio_ort.SERVER, serving_thread_ort.SERVER, bare.SERVER)
-SERVERS = (CUTAWAY, FIRST, *PEERS, *MARKS)
-IN_TURN = (CUTAWAY, *MARKS, *PEERS, FIRST)  # what a run that is broken off should have, first
+SERVERS = (CUTAWAY, FIRST, *PEERS, *MARKS, NARROW)
+IN_TURN = (CUTAWAY, NARROW, *MARKS, *PEERS, FIRST)  # what a run that is broken off should have, first
 CALLERS = {"mnist": (1, 8, 32), "lite0": (1, 4, 16)}
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # callers of mnist
 CURVED = ((CUTAWAY.name, "auto"), (torchserve.SERVER.name, "eager"), (pytriton.SERVER.name, "eager"))
-OVERLOAD = 512  # callers: Cutaway lets 256 wait
+OVERLOAD = 512  # callers of Cutaway, which lets 256 wait
 BESIDE = 1.0  # seconds that a measurement takes besides load: waiting for quiet, connecting, ending
 
 Said = Callable[[str], None]
@@ -93,14 +93,13 @@ def turns(servers: Iterable[Server], networks: Iterable[str], rounds: int) -> li
 
 def starts(server: Server, network: str, engine: str) -> list[tuple[int, ...]]:
     """The numbers of callers that one start of a server is for: the usual ones, then those of the curve."""
-    if server is FIRST:
-        return [CALLERS[network][:1]]
+    if server is NARROW:
+        return [CURVE[-1:]]
     alone = [(callers,) for of, callers in server.own_start if of == network]
     usual = tuple(callers for callers in CALLERS[network] if (callers,) not in alone)
     if network == "mnist" and (server.name, engine) in CURVED:
         usual += tuple(callers for callers in CURVE if callers not in CALLERS[network])
-    if network == "mnist" and server is CUTAWAY and engine != "onnxruntime":
-        usual += (OVERLOAD,)
+        usual += (OVERLOAD,) if server is CUTAWAY else ()
     return [*alone, usual]
 
 
@@ -130,7 +129,8 @@ def measure(turn: Turn, conditions: Conditions) -> Found:
             if warm_up := server.warm_up_seconds(network):
                 one.load(max(usual), 0.1, warm_up)
             runs += (one.load(count, conditions.seconds[network]) for count in usual)
-            found["memory_mib"] = memory_mib(one.process.pid)
+            if CALLERS[network][-1] in usual:
+                found["memory_mib"] = memory_mib(one.process.pid)
             runs += (one.load(count, conditions.seconds[network]) for count in turn.callers if count not in usual)
     except (Broken, OSError, ValueError, subprocess.SubprocessError) as error:
         found["failed"] = str(error)

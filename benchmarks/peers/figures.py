@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from contest import CALLERS, CUTAWAY, FIRST, MARKS, PEERS, SERVERS, Found
+from contest import CALLERS, CUTAWAY, FIRST, MARKS, NARROW, PEERS, SERVERS, Found
 
 TITLES = {"mnist": "`mnist`", "lite0": "EfficientNet-Lite0"}
 ENGINES = {"auto": "its own choice", "eager": "PyTorch eager", "onnxruntime": "ONNX Runtime"}
@@ -36,14 +36,14 @@ def comparisons() -> list[Comparison]:
 
 
 def contestants() -> list[Contestant]:
-    return [(server.name, engine) for server in SERVERS for engine in server.engines]
+    return [(server.name, engine) for server in SERVERS if server is not NARROW for engine in server.engines]
 
 
 def title(who: Contestant) -> str:
     """For tables."""
     name, engine = who
     server = next(one for one in SERVERS if one.name == name)
-    return server.title if server in (FIRST, *MARKS) or not engine else f"{server.title}, {ENGINES[engine]}"
+    return server.title if server in (FIRST, NARROW, *MARKS) or not engine else f"{server.title}, {ENGINES[engine]}"
 
 
 class Figures:
@@ -61,9 +61,8 @@ class Figures:
         return {number: run[figure] for number, run in runs if run["callers"] == callers}
 
     def of_start(self, who: Contestant, figure: str) -> dict[int, float]:
-        """Memory, or seconds to the first answer, of the start for the most callers."""
-        starts = sorted(self.starts(who), key=lambda one: len(one["runs"]))
-        return {one["round"]: one[figure] for one in starts if figure in one}
+        """Memory, or seconds to the first answer."""
+        return {one["round"]: one[figure] for one in self.starts(who) if figure in one}
 
     def ratio(self, ours: Contestant, other: Contestant, callers: int, figure: str = "rps") -> list[float]:
         """Ours to the other's, round by round."""

@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from contest import CURVE, CURVED, CUTAWAY, FIRST, OVERLOAD, PEERS
+from contest import CURVE, CURVED, CUTAWAY, FIRST, NARROW, OVERLOAD, PEERS
 from figures import Comparison, Contestant, Figures, comparisons, number, quotients, spread, table, title
 from servers import echo, in_process, serving_thread_ort
+from servers.cutaway import NARROW_WAITING
 
 OURS = (CUTAWAY.name, "auto")
 EAGER_PEERS = tuple((server.name, "eager") for server in PEERS)
@@ -65,14 +66,12 @@ def _p99(name: str, figures: Figures) -> list[str]:
 
 def _starts(mnist: Figures, lite0: Figures) -> Iterable[list[str]]:
     """Memory and start beside the peer with the least."""
-    first = (FIRST.name, "auto")
     for name, figures, ours in (
         ("`mnist`", mnist, OURS),
-        ("EfficientNet-Lite0, first start", lite0, first),
+        ("EfficientNet-Lite0, first start", lite0, (FIRST.name, "auto")),
         ("EfficientNet-Lite0, started again", lite0, OURS),
     ):
-        if ours is not first:
-            yield [f"{name}: resident memory to the least of a peer", spread(figures.to_least(ours, EAGER_PEERS, "memory_mib"))]
+        yield [f"{name}: resident memory to the least of a peer", spread(figures.to_least(ours, EAGER_PEERS, "memory_mib"))]
         yield [f"{name}: start to first answer to the least of a peer", spread(figures.to_least(ours, EAGER_PEERS, "start_s"))]
 
 
@@ -86,24 +85,20 @@ def _many(figures: Figures) -> list[list[str]]:
         [f"`mnist`, {BUSY} to {CURVE[-1]} callers: fewest answers/s to the most of all", spread(lowest)],
         [f"`mnist`, p99 a caller: at {CURVE[-1]} callers to that at {BUSY}", spread(slope)],
     ]
-    for engine, words in (("auto", "as a user gets it"), ("eager", "PyTorch eager")):
-        rows.append([f"`mnist`, {OVERLOAD} callers, {words}", _overload(figures, (CUTAWAY.name, engine))])
-    return rows
+    narrow = f"`mnist`, {CURVE[-1]} callers of whom {NARROW_WAITING} may wait"
+    return [*rows, [narrow, _refusals(figures)]]
 
 
-def _overload(figures: Figures, who: Contestant) -> str:
-    runs = [run for one in figures.starts(who) for run in one["runs"] if run["callers"] == OVERLOAD]
-    if not runs:
-        return ""
-    answered, refused, p99 = (
-        spread(values)
-        for values in (
-            [run["rps"] for run in runs],
-            [run["refused"] / run["seconds"] for run in runs],
-            [run["refused_p99"] for run in runs],
-        )
+def _refusals(figures: Figures) -> str:
+    """What those are told who come when as many wait as may wait."""
+    who, callers = (NARROW.name, "auto"), CURVE[-1]
+    answered, p99, refused, seconds, within = (
+        figures.by_round(who, callers, name) for name in ("rps", "p99", "refused", "seconds", "refused_p99")
     )
-    return f"{answered} answers/s; {refused} refused/s, 99 % of them within {p99} ms"
+    if not answered:
+        return ""
+    said = f"{spread(answered.values())} answers/s, p99 {spread(p99.values())} ms"
+    return f"{said}; {spread(quotients(refused, seconds))} refused/s, p99 {spread(within.values())} ms"
 
 
 def of_peak(figures: Figures, who: Contestant) -> dict[int, dict[int, float]]:
@@ -123,8 +118,8 @@ def memory(results: dict[str, Any]) -> str:
         return ""
     with_torch, without = median(whole), median(bare)
     return (
-        f"`mnist` takes {number(with_torch)} MiB in Cutaway, and {number(without)} MiB in a process that has grpcio and ONNX Runtime"
-        f" alone: an engine without PyTorch in the serving process would save {number(with_torch - without)} MiB at most.\n"
+        f"`mnist` takes {number(with_torch)} MiB in Cutaway, and {number(without)} MiB in a process of grpcio and ONNX Runtime. "
+        f"An engine without PyTorch in the serving process would save {number(with_torch - without)} MiB at most.\n"
     )
 
 
@@ -138,11 +133,12 @@ def curve(results: dict[str, Any]) -> str:
         rates, p50, p99 = (figures.by_round(OURS, callers, name).values() for name in ("rps", "p50", "p99"))
         if rates:
             peak = [of[callers] for of in shares if callers in of]
-            ours = [spread(rates), spread(peak), spread(p50), spread(p99), spread([one / callers for one in p99])]
+            refused = quotients(*(figures.by_round(OURS, callers, name) for name in ("refused", "seconds")))
+            ours = [*map(spread, (rates, peak, p50, p99, [one / callers for one in p99], refused))]
             rows.append([str(callers), *ours, *(_beside(figures, who, callers) for who in peers)])
     if len(rows) <= len(figures.callers):
         return ""
-    heads = ["callers", "answers/s", "of the most", "p50, ms", "p99, ms", "p99 a caller, ms"]
+    heads = ["callers", "answers/s", "of the most", "p50, ms", "p99, ms", "p99 a caller, ms", "refused/s"]
     heads += [f"{title(who).partition(',')[0]}: answers/s; p99, ms" for who in peers]
     return "### `mnist`, as callers become many\n\n" + table(heads, rows)
 

@@ -9,6 +9,7 @@ from server import Job, Server
 
 _NAMES = {"mnist": "mnist", "lite0": "efficientnet-lite0"}
 _INPUTS = {"mnist": "x", "lite0": "inputs"}
+NARROW_WAITING = 64
 _THREADS = ("--threads", "1")  # as the peers: PyTorch runs a network so small best on one
 
 
@@ -46,6 +47,12 @@ class _First(_Cutaway):
         return folder
 
 
+@dataclass(frozen=True)
+class _Narrow(_Cutaway):
+    def command(self, python: str, job: Job) -> list[str]:
+        return [*super().command(python, job), "--max-waiting", str(NARROW_WAITING)]
+
+
 def engine_cache(home: Path) -> Path:
     """Of all starts of Cutaway, but for first ones."""
     return home / "run" / "cutaway_engines"
@@ -75,4 +82,12 @@ OPEN = _Cutaway(
     protocol=OPEN_INFERENCE,
     engines=("auto",),
     start=10,
+)
+NARROW = _Narrow(
+    name="cutaway_narrow",
+    title=f"Cutaway, with --max-waiting {NARROW_WAITING}",
+    settings="defaults but for that",
+    protocol=CUTAWAY,
+    engines=("auto",),
+    networks=("mnist",),
 )
