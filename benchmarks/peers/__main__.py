@@ -65,7 +65,7 @@ def measured(options: argparse.Namespace, home: Path) -> dict[str, Any]:
     for turn in planned:
         found = measure(turn, conditions)
         left -= turn.seconds(conditions)
-        say(f"{left / 60:4.0f} min left  {words(found)}")
+        say(f"{max(left, 0) / 60:4.0f} min left  {words(found)}")
         results["found"].append(found)
         (home / RESULTS).write_text(json.dumps(results))
     say(f"measured for {(time.monotonic() - began) / 60:.0f} min")
