@@ -56,7 +56,7 @@ def draw_curve(figures: Figures) -> None:
     """Answers a second and p99, as callers become many."""
     drawn, axes = pyplot.subplots(1, 2, figsize=(10, 3), layout="constrained")
     for axis, figure, words in zip(axes, ("rps", "p99"), ("answers/s", "p99, ms"), strict=True):
-        for who, style in zip(CURVED, ("-", "--", ":"), strict=True):
+        for who, style in zip(CURVED, ("-", "--"), strict=True):
             line(axis, figures, who, figure, style)
         axis.set_xscale("log", base=2)
         axis.set_xticks(CURVE, map(str, CURVE))

@@ -31,7 +31,7 @@ SERVERS = (CUTAWAY, FIRST, *PEERS, *MARKS, NARROW)
 IN_TURN = (CUTAWAY, NARROW, *MARKS, *PEERS, FIRST)  # what a run that is broken off should have, first
 CALLERS = {"mnist": (1, 8, 32), "lite0": (1, 4, 16)}
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # callers of mnist
-CURVED = ((CUTAWAY.name, "auto"), (torchserve.SERVER.name, "eager"), (pytriton.SERVER.name, "eager"))
+CURVED = ((CUTAWAY.name, "auto"), (torchserve.SERVER.name, "eager"))  # the peer that many callers do best with
 OVERLOAD = 512  # callers of Cutaway, which lets 256 wait
 BESIDE = 1.0  # seconds that a measurement takes besides load: waiting for quiet, connecting, ending
 

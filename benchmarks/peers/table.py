@@ -12,7 +12,7 @@ from summary import curve, engines, memory, summary
 PAGE = Path(__file__).parents[2] / "docs" / "peers.md"
 CHARTS = {
     "peers.svg": "Requests a second of Cutaway and of five other servers as users get them, by network and number of callers",
-    "callers.svg": "Answers a second and the 99th percentile of Cutaway and two other servers, for 1 to 256 callers of mnist",
+    "callers.svg": "Answers a second and the 99th percentile of Cutaway and TorchServe, for 1 to 256 callers of mnist",
 }
 BEGIN, END = "<!-- what follows is written by `make bench-peers` -->\n", "<!-- until here -->\n"
 
