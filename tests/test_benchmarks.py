@@ -29,7 +29,7 @@ def start(number: int, server: str, engine: str, rates: dict[int, float], p99_a_
 
 
 def page(*found: dict[str, Any]) -> list[str]:
-    results = {"rounds": 2, "seconds": 1.0, "machine": {}, "missing": {}, "found": found}
+    results = {"seconds": 1.0, "machine": {}, "missing": {}, "found": found}
     program = "import json, sys; from table import report; print(report(json.load(sys.stdin)))"
     command, given = [sys.executable, "-c", program], json.dumps(results)
     ran = subprocess.run(command, cwd=BENCHMARKS / "peers", input=given, capture_output=True, text=True, timeout=120, check=False)

@@ -36,8 +36,13 @@ def machine_cpu_seconds() -> float:
 
 
 def memory_mib(pid: int) -> float:
-    """Resident memory of the family; a page that several processes share counts for each by its share (PSS)."""
-    return sum(_pss_kib(one) for one in family(pid)) / 1024
+    """Resident memory of the family.
+
+    One process counts whole (RSS): what it shares with strangers depends on who else runs. Of several, a page that is shared counts for
+    each by its share (PSS), or it would count several times.
+    """
+    members = family(pid)
+    return sum(_kib(one, "Pss" if len(members) > 1 else "Rss") for one in members) / 1024
 
 
 def _stat(path: Path) -> list[str]:
@@ -47,9 +52,9 @@ def _stat(path: Path) -> list[str]:
         return []
 
 
-def _pss_kib(pid: int) -> int:
+def _kib(pid: int, measure: str) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{measure}:"))

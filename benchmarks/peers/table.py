@@ -30,7 +30,7 @@ def report(results: dict[str, Any]) -> str:
 def machine(results: dict[str, Any]) -> str:
     said = ", ".join(f"{name} {value}" for name, value in results["machine"].items())
     busiest = max((run.get("others_cpu", 0) for one in results["found"] for run in one["runs"]), default=0)
-    rounds, seconds = results["rounds"], results["seconds"]
+    rounds, seconds = len({one["round"] for one in results["found"]}), results["seconds"]  # those that came to be
     length = f"{rounds} round{'s' * (rounds > 1)}, {seconds:g} s a measurement, {2 * seconds:g} s for EfficientNet-Lite0"
     return f"{said}; {length}. Other programs took {busiest:.2f} of a CPU at most.\n"
 
