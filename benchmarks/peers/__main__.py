@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -87,6 +88,7 @@ def say(line: str) -> None:
 def main() -> None:
     options = arguments()
     home = options.home.absolute()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("peers: told to end"))  # not without the server that runs
     if options.table:
         results = json.loads((home / RESULTS).read_text())
     else:

@@ -38,8 +38,8 @@ def machine_cpu_seconds() -> float:
 def memory_mib(pid: int) -> float:
     """Resident memory of the family.
 
-    One process counts whole (RSS): what it shares with strangers depends on who else runs. Of several, a page that is shared counts for
-    each by its share (PSS), or it would count several times.
+    One process counts whole (RSS): what it shares with strangers depends on who else runs. Of several, a page that they share
+    counts for each by its share (PSS), or it would count several times.
     """
     members = family(pid)
     return sum(_kib(one, "Pss" if len(members) > 1 else "Rss") for one in members) / 1024
