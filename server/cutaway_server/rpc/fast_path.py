@@ -19,7 +19,7 @@ from cutaway_server.rpc.served import Held, Models, Served
 from cutaway_server.rpc.serving_thread import RawCall, ServingThread
 
 QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
-_MOST = 256  # calls that are received before what came runs
+_MOST = 1024  # calls that are received before what came runs: more than may wait, or the rest would queue unseen in gRPC
 
 
 class FastPath:
