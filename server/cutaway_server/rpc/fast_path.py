@@ -19,7 +19,7 @@ from cutaway_server.rpc.served import Held, Models, Served
 from cutaway_server.rpc.serving_thread import RawCall, ServingThread
 
 QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
-_MOST = 1024  # calls that are received before what came runs: more than may wait, or the rest would queue unseen in gRPC
+_MOST = 512  # calls that are received before what came runs: more than may wait, or the rest would queue unseen in gRPC
 
 
 class FastPath:
@@ -69,6 +69,9 @@ class FastPath:
         if held is None:
             return False
         self._held[named] = held
+        batcher = held.served.batcher
+        if len(self._waiting.get(batcher, ())) >= batcher.max_waiting:  # before work is put into it
+            raise batcher.full
         arguments = method.at_hand(request, held.served.model)
         if arguments is None:
             return False
@@ -90,10 +93,7 @@ class FastPath:
             else:
                 self._elsewhere.add(prediction)
             return
-        waiting = self._waiting.setdefault(batcher, deque())
-        if len(waiting) >= batcher.max_waiting:
-            raise batcher.full
-        waiting.append(prediction)
+        self._waiting.setdefault(batcher, deque()).append(prediction)
 
     def _run(self) -> None:
         """What came, now that nothing else is there to be received."""
