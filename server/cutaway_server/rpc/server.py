@@ -23,6 +23,7 @@ from cutaway_server.rpc.served import Models
 
 _END_SECONDS = 5  # that cancelled calls have to end
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
+_PENDING = 10_000  # calls that gRPC may hold before we have seen them
 
 
 def call_threads(count: int, name: str) -> ThreadPoolExecutor:
@@ -62,6 +63,9 @@ class RpcServer:
             options=[
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_send_message_length", limits.message_bytes),
+                # Else gRPC cancels some of more than 1,000 that come together; we tell them what the matter is.
+                ("grpc.server.max_pending_requests", _PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", _PENDING),
                 ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a silent half of the calls
             ],
         )
