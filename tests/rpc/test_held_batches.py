@@ -3,6 +3,7 @@
 import itertools
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -474,6 +475,15 @@ def test_what_comes_at_once_to_the_serving_thread_is_bounded_too(two: list[Model
         assert "2 predictions wait already" in refused[0].details()
         assert rpc_status.from_call(refused[0]).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
         serving.check(*(call for call in calls if call.future.exception() is None), serving.call(PREDICT))
+
+
+def test_of_very_many_at_once_each_is_answered_or_told_to_wait(serving: Serving) -> None:
+    running = serving.hold(PREDICT)
+    many = [serving.call(PREDICT) for _ in range(1500)]
+    GATE.let_go(running.number)
+    ended = Counter(call.future.code() for call in many)
+    assert set(ended) == {Code.OK, Code.RESOURCE_EXHAUSTED}, ended
+    serving.check(running, *(call for call in many[:50] if call.future.code() is Code.OK))
 
 
 # Others, the end of a model, and the end of the server
