@@ -4,15 +4,27 @@ import inspect
 import subprocess
 import sys
 
+import pytest
+
 import cutaway
 
 
 def test_nothing_leaks():
-    modules = {"pictures", "cli", "v1"}  # public submodules; they are there once something imported them
-    public = {name for name in vars(cutaway) if not name.startswith("_")} - modules
+    assert dir(cutaway) == cutaway.__all__ == sorted(cutaway.__all__, key=str)
+    with pytest.raises(AttributeError, match="Clinet"):
+        cutaway.Clinet  # noqa: B018
 
-    assert public == set(cutaway.__all__)
-    assert list(cutaway.__all__) == sorted(cutaway.__all__, key=str)
+
+def test_names_are_imported_when_they_are_asked_for():
+    code = """
+import sys
+from cutaway.v1 import tensor_pb2
+assert not {"cutaway._client", "PIL", "numpy"} & sys.modules.keys()
+from cutaway import *
+assert Client.__module__ == "cutaway._client"
+assert all(name in globals() for name in sys.modules["cutaway"].__all__)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_name_has_a_docstring():

@@ -8,67 +8,71 @@ Nobody needs to see protobuf; who wants to finds the messages and stubs in `cuta
 `cutaway.pictures` draws what was seen.
 """
 
-from cutaway._aio import AsyncClient
-from cutaway._client import Client
-from cutaway._errors import (
-    Aborted,
-    AlreadyExists,
-    BrokenAnswer,
-    Cancelled,
-    DataLoss,
-    DeadlineExceeded,
-    Error,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotCaptured,
-    NotFound,
-    NotInAnswer,
-    OutOfRange,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-    Unimplemented,
-    Unknown,
-)
-from cutaway._events import (
-    Activation,
-    Affine,
-    CamMap,
-    CamPicture,
-    CamTiming,
-    Estimate,
-    Event,
-    Failure,
-    Faithfulness,
-    Finished,
-    LayerTiming,
-    Measures,
-    Note,
-    PlannedCam,
-    PlannedCapture,
-    Prediction,
-    Progress,
-    Scaling,
-    ScoredClass,
-    Started,
-    Statistics,
-    Timings,
-)
-from cutaway._introspection import Introspection
-from cutaway._models import (
-    Engine,
-    EngineTiming,
-    ImageSpec,
-    InputSpec,
-    IntrospectionSupport,
-    Layer,
-    LayerOutput,
-    Model,
-    Provenance,
-)
-from cutaway._requests import Cam, Capture
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutaway._aio import AsyncClient
+    from cutaway._client import Client
+    from cutaway._errors import (
+        Aborted,
+        AlreadyExists,
+        BrokenAnswer,
+        Cancelled,
+        DataLoss,
+        DeadlineExceeded,
+        Error,
+        FailedPrecondition,
+        Internal,
+        InvalidArgument,
+        NotCaptured,
+        NotFound,
+        NotInAnswer,
+        OutOfRange,
+        PermissionDenied,
+        ResourceExhausted,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+        Unknown,
+    )
+    from cutaway._events import (
+        Activation,
+        Affine,
+        CamMap,
+        CamPicture,
+        CamTiming,
+        Estimate,
+        Event,
+        Failure,
+        Faithfulness,
+        Finished,
+        LayerTiming,
+        Measures,
+        Note,
+        PlannedCam,
+        PlannedCapture,
+        Prediction,
+        Progress,
+        Scaling,
+        ScoredClass,
+        Started,
+        Statistics,
+        Timings,
+    )
+    from cutaway._introspection import Introspection
+    from cutaway._models import (
+        Engine,
+        EngineTiming,
+        ImageSpec,
+        InputSpec,
+        IntrospectionSupport,
+        Layer,
+        LayerOutput,
+        Model,
+        Provenance,
+    )
+    from cutaway._requests import Cam, Capture
 
 __all__ = [
     "Aborted",
@@ -128,3 +132,27 @@ __all__ = [
     "Unimplemented",
     "Unknown",
 ]
+
+_MODULES = (
+    "_errors",
+    "_events",
+    "_models",
+    "_requests",
+    "_introspection",
+    "_client",
+    "_aio",
+)  # the light ones first
+
+
+def __getattr__(name: str) -> Any:
+    # Found when asked for: who needs an exception, or a module as `cutaway.v1`, does not wait for all the rest.
+    if name in __all__:
+        for module in (import_module(f"cutaway.{place}") for place in _MODULES):
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

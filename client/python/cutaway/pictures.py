@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-import cmap
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -44,6 +43,8 @@ Pixels = NDArray[np.uint8]
 @lru_cache
 def _table() -> Pixels:
     """511 colours: the 256th, black, stands for 0; from there what is positive glows and what is negative is blue."""
+    import cmap  # here: servers that paint nothing need none of it
+
     glow = cmap.Colormap("inferno").lut(256)
     blue = cmap.Colormap("oslo").lut(340)[255:0:-1]  # its last quarter is nearly white, as the end of the glow is
     return (np.concatenate([blue, glow])[:, :3] * 255).round().astype(np.uint8)

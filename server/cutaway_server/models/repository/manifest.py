@@ -50,7 +50,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of 
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Network(_Section):
@@ -187,7 +187,7 @@ class Manifest(_Section):
     labels: FileName | None = Field(
         None, description="A text file with a label a line, a JSON list, or imagenet for the names of its 1,000 classes."
     )
-    serving: Serving = Serving()
+    serving: Serving = Field(default_factory=Serving)
 
     @field_validator("weights", mode="before", json_schema_input_type=FileName | Weights | None)
     @classmethod
