@@ -32,6 +32,8 @@ class OnnxSession:
         options.intra_op_num_threads = threads
         # Else its threads spin for tens of milliseconds after each run, on CPUs that other calls need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Its own pool keeps for ever what the largest batch took, for each session; malloc gives the same memory to all.
+        options.enable_cpu_mem_arena = False
         options.log_severity_level = 3  # errors: they are raised, too
         name = source.name if isinstance(source, Path) else "it"
         try:

@@ -17,6 +17,7 @@ from cutaway_server.models.model import Model, NotServable, readable
 from cutaway_server.models.repository.manifest import Serving
 from cutaway_server.process.memory_budget import BudgetInUse, MemoryBudget
 from cutaway_server.process.slot import InMemory, Slot
+from cutaway_server.process.tuning import hand_back_freed_blocks
 from cutaway_server.process.worker import Worker
 from cutaway_server.rpc.served import Listed, Served, State
 
@@ -207,6 +208,7 @@ class Host:
         """Serves a model that was made already, for as long as the host lives."""
         slot = Slot(model.name, model.version, lambda: (model, Serving()))
         self._put(slot, InMemory(self._open_model(model, Serving()), self._changed))
+        hand_back_freed_blocks()
 
     def stop(self) -> None:
         """Loads nothing more. What is in memory serves on; calls that wait for the rest are refused."""
@@ -247,6 +249,12 @@ class Host:
         Raises:
             ShuttingDown.
         """
+        try:
+            self._load(slot)
+        finally:
+            hand_back_freed_blocks()
+
+    def _load(self, slot: Slot) -> None:
         began = time.monotonic()
         self.expect(slot)
         slot.no_room = False
@@ -314,6 +322,8 @@ class Host:
             self._tell_all()
         if current:
             self._retire(current)
+            del current  # all that it held is free now
+            hand_back_freed_blocks()
             log.info("the model was unloaded", model=slot.name, version=slot.version)
 
     def tell(self, broken: list[Listed], defaults: dict[str, str]) -> None:
@@ -338,6 +348,8 @@ class Host:
                 self._park(slot, "it was unloaded; it is loaded when it is asked for")
             log.info("the model was parked", model=slot.name, version=slot.version)
             self._retire(current)
+            del current
+            hand_back_freed_blocks()
 
     def _put(self, slot: Slot, loaded: InMemory) -> InMemory | None:
         """What was there before."""

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 _MIB = 1 << 20
 _MALLOC = {  # the environment's name, the number in malloc.h, our value
@@ -26,7 +28,17 @@ def keep_freed_blocks() -> None:
     By its defaults it hands large blocks back to the system, and each tensor faults new pages in. What the environment sets stays
     as it is. Does nothing where malloc has no such settings.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = _of_glibc("mallopt")
     for name, (parameter, value) in _MALLOC.items():
         if mallopt and name not in os.environ:
             mallopt(parameter, value)
+
+
+def hand_back_freed_blocks() -> None:
+    """Has glibc hand all freed blocks back to the system now: to load a model takes many times what it needs afterwards."""
+    if malloc_trim := _of_glibc("malloc_trim"):
+        malloc_trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., Any] | None:
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
