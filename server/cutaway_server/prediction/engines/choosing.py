@@ -1,11 +1,13 @@
 """Which engine runs Predict: tried against the network itself, timed beside it, and taken if it is equal and faster."""
 
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch
 
@@ -30,6 +32,7 @@ _ROUNDS = 5
 _AT_LEAST, _ENOUGH = 0.05, 3.0  # seconds that timing one size of batch may take
 
 Timings = MutableMapping[str, tuple[Timing, ...]]
+Answers = list[tuple[tuple[Array, ...], Array | None]]  # to the probes, by the network itself; None where it fails
 
 
 class NotTaken(Exception):
@@ -60,15 +63,20 @@ def choose_engine(
     if wanted in ("eager", own.name):
         return own
     names = (wanted,) if wanted != "auto" else tuple(name for name in runtimes if name != own.name and installed(name))
-    taken: list[EngineChoice] = [own]
+    answers = cache(partial(_answers, model))
+    right: list[_Right] = []
     rejected: list[tuple[str, str]] = []
     for name in names:
         try:
-            taken.append(_tried(model, name, threads, onnx, timings))
+            right += _tried(model, name, threads, onnx, timings, answers)
         except (NotTaken, NotExportable, NotServable) as why:
             if wanted != "auto":
                 raise NotServable(f"engine {name} cannot run it: {why}") from why
             rejected.append((name, str(why)))
+    timings.update(_timings(model, {one.key: one.engine for one in right if one.key not in timings}))
+    choices = [replace(one.choice, timings=timings[one.key]) for one in right]
+    fastest = {choice.name: choice for choice in sorted(choices, key=lambda choice: choice.speed_up)}
+    taken = [own, *fastest.values()]
     best = taken[-1] if wanted != "auto" else max(taken, key=lambda choice: choice.speed_up)
     rejected += [(other.name, _slower(other, best)) for other in taken if other is not best and other is not own]
     return EngineChoice(**{**vars(best), "rejected": tuple(rejected)})
@@ -118,46 +126,71 @@ def only_eager(own: EngineChoice, wanted: str, why: str) -> EngineChoice:
     return EngineChoice(own.name, rejected=tuple((name, why) for name in RUNTIMES if name != own.name and installed(name)))
 
 
-def _tried(model: Model, name: str, threads: int, onnx: Callable[[], tuple[Path, str]], timings: Timings) -> EngineChoice:
+class _Right(NamedTuple):
+    """An engine that gives what the network gives, with so many threads."""
+
+    choice: EngineChoice
+    engine: Engine
+
+    @property
+    def key(self) -> str:
+        """Of its timings."""
+        return _key(self.choice.name, self.choice.threads)
+
+
+def _key(name: str, threads: int) -> str:
+    return f"{name} {threads}"
+
+
+def _tried(
+    model: Model, name: str, threads: int, onnx: Callable[[], tuple[Path, str]], timings: Timings, answers: Callable[[], Answers]
+) -> list[_Right]:
+    """With each number of threads that may be the fastest: small networks run faster on one. That is known where all are timed."""
     if why := why_only_eager(model.device, model.autocast):
         raise NotTaken(why)
     file, sha256 = onnx()
     output = model.head if isinstance(model.network, OnnxNetwork) else ""
-    keys = {f"{name} {count}": count for count in sorted({1, threads})}  # small networks run faster on one
-    for key, count in keys.items():
-        if key not in timings:
-            engine = open_runtime(name, file, count, output)
-            _deviation(model, engine)
-            timings[key] = tuple(_timings(model, engine))
-    choices = (EngineChoice(name, file, sha256, count, timings=timings[key]) for key, count in keys.items())
-    best = max(choices, key=lambda choice: choice.speed_up)
-    deviation = _deviation(model, open_runtime(name, file, best.threads, output))
-    return replace(best, deviation=deviation, tolerance=TOLERANCE)
+    counts = sorted({1, threads})
+    if all(_key(name, count) in timings for count in counts):
+        counts = [max(counts, key=lambda count: EngineChoice(timings=timings[_key(name, count)]).speed_up)]
+    right = []
+    for count in counts:
+        engine = open_runtime(name, file, count, output)
+        deviation = _deviation(model, engine, answers())
+        right.append(_Right(EngineChoice(name, file, sha256, count, deviation, TOLERANCE), engine))
+    return right
 
 
 def _slower(other: EngineChoice, best: EngineChoice) -> str:
     return f"it is right, but {best.name} is faster: {best.speed_up:.2f} times the network itself, against {other.speed_up:.2f}"
 
 
-def _deviation(model: Model, engine: Engine) -> float:
+def _answers(model: Model) -> Answers:
+    itself = Eager(model)
+    answers: Answers = []
+    for probe in _probes(model):
+        try:
+            answers.append((probe, itself.run(tuple(argument.copy() for argument in probe))))
+        except Exception:  # a size that the network itself does not take
+            answers.append((probe, None))
+    return answers
+
+
+def _deviation(model: Model, engine: Engine, answers: Answers) -> float:
     """The greatest difference of the engine's scores from the network's, each as a share of the largest score of its probe.
 
     Raises:
         NotTaken: it is too great, or the engine fails or says another class, for one of the probes.
     """
-    itself = Eager(model)
-    greatest, compared = 0.0, 0
-    for probe in _probes(model):
-        try:
-            expected = itself.run(tuple(argument.copy() for argument in probe))
-        except Exception:  # a size that the network itself does not take
+    deviations = []
+    for probe, expected in answers:
+        if expected is None:
             _check_refuses(engine, probe)
-            continue
-        compared += 1
-        greatest = max(greatest, _compared(model, engine, probe, expected))
-    if not compared:
+        else:
+            deviations.append(_compared(model, engine, probe, expected))
+    if not deviations:
         raise NotTaken("the network itself runs on none of the probes")
-    return greatest
+    return max(deviations)
 
 
 def _check_refuses(engine: Engine, probe: tuple[Array, ...]) -> None:
@@ -206,22 +239,28 @@ def _drawn(model: Model, batch: int, sizes: tuple[Shape, ...] = (), seed: int = 
     return tuple(map(to_array, draw_probe(model.inputs, batch, torch.device("cpu"), sizes, seed)))
 
 
-def _timings(model: Model, engine: Engine) -> Iterator[Timing]:
-    """Runs in turns, so that what else the machine does slows both."""
+def _timings(model: Model, engines: Mapping[str, Engine]) -> Timings:
+    """Runs of all in turns, so that what else the machine does slows each."""
+    found: dict[str, tuple[Timing, ...]] = dict.fromkeys(engines, ())
     itself = Eager(model)
-    for batch in _TIMED:
+    runners = [itself, *engines.values()]
+    for batch in _TIMED if engines else ():
         probe = _drawn(model, batch)
         try:
             itself.run(probe)
         except Exception:  # a size that the network itself does not take
             continue
-        engine.run(probe)
-        runs: list[tuple[float, float]] = []
+        for engine in engines.values():
+            engine.run(probe)
+        runs: list[list[float]] = []
         spent = 0.0
         while len(runs) < 2 or ((len(runs) < _ROUNDS or spent < _AT_LEAST) and spent < _ENOUGH):
-            runs.append((_seconds(itself, probe), _seconds(engine, probe)))
+            runs.append([_seconds(runner, probe) for runner in runners])
             spent += sum(runs[-1])
-        yield Timing(batch, *(median(times) for times in zip(*runs, strict=True)))
+        eager, *others = (median(times) for times in zip(*runs, strict=True))
+        for key, seconds in zip(engines, others, strict=True):
+            found[key] += (Timing(batch, eager, seconds),)
+    return found
 
 
 def _seconds(engine: Engine, probe: tuple[Array, ...]) -> float:
