@@ -84,6 +84,7 @@ class _Trial:
     def __init__(self, holds: Callable[[Site], bool]) -> None:
         self.sums: list[Tensor] = []
         self._holds = holds
+        self._weights = torch.empty(0)
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         """Nothing."""
@@ -91,15 +92,16 @@ class _Trial:
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> Any:
         """The leaf."""
         found = [tensor.detach() for _, tensor in tensors(output)]
-        self.sums += [_sum(tensor) for tensor in found if not tensor.is_complex() and not tensor.is_sparse]
+        self.sums += [self._sum(tensor) for tensor in found if not tensor.is_complex() and not tensor.is_sparse]
         recorded = any(tensor.requires_grad for _, tensor in tensors(output))
         return hold(output)[0] if self._holds(site) and not recorded else None
 
-
-def _sum(tensor: Tensor) -> Tensor:
-    """Of all elements, each with a weight of its own: another sign or order shows."""
-    flat = tensor.double().flatten()
-    return (flat * torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device)).sum().cpu()
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """Of all elements, each with a weight of its own: another sign or order shows."""
+        flat = tensor.double().flatten()
+        if self._weights.shape != flat.shape or self._weights.device != flat.device:  # layers of one size come in a row
+            self._weights = torch.linspace(1, 2, flat.numel(), dtype=flat.dtype, device=flat.device)
+        return torch.dot(flat, self._weights).cpu()
 
 
 class _Memory:

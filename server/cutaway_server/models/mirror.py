@@ -12,6 +12,7 @@ from itertools import zip_longest
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from cutaway_server.models.walk import Site, Tree, Walk, tensors
 
 _HOOK_DICTS = ("_forward_pre_hooks", "_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset({"concurrent", "logging", "multiprocessing", "queue", "threading"})  # its state is its own, and changes
+_BLOCK = 32_768  # bytes
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
@@ -317,5 +319,12 @@ def _members(value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
-    content = zlib.crc32(raw_bytes(tensor)) if is_sendable(tensor) else 0  # what other tensors hold never leaves the server
+    content = _checksum(raw_bytes(tensor)) if is_sendable(tensor) else 0  # what other tensors hold never leaves the server
     return tensor.dtype, tuple(tensor.shape), content
+
+
+def _checksum(raw: memoryview) -> int:
+    """A CRC of large blocks, added up as integers, and of the rest: adding is ten times as fast as a CRC."""
+    whole = len(raw) // _BLOCK * _BLOCK
+    sums = np.frombuffer(raw[:whole], np.uint64).reshape(-1, _BLOCK // 8).sum(axis=0)
+    return zlib.crc32(raw[whole:], zlib.crc32(sums))

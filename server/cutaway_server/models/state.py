@@ -1,6 +1,7 @@
 """Whether a network writes state of its own while it runs: then a forward pass that did not end leaves it half written."""
 
 from collections.abc import Callable
+from itertools import chain
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -19,31 +20,58 @@ def keeps_state(network: nn.Module, arguments: tuple[Tensor, ...]) -> bool:
     Args:
         network: private to the caller; it is hooked while this runs.
     """
-    own = [module for module in network.modules() if not type(module).__module__.startswith("torch.nn.")]
-    watch = _Watch(own)
+    watch = _Watch([module for module in network.modules() if not type(module).__module__.startswith("torch.nn.")])
     with torch.no_grad(), Walk(network, watch, operations=False):
         network(*(argument.clone() for argument in arguments))
-    return watch.changed or _state(own) != watch.before
+    watch.look()
+    return watch.changed
 
 
 class _Watch:
     """Visitor that looks for changes."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
-        self.before = _state(modules)
         self.changed = False
-        self._modules = modules
+        self._held = [_Held(module) for module in modules]
 
     def begin(self, site: Site, inputs: tuple[Any, ...]) -> None:
         """Nothing."""
 
     def end(self, site: Site, what: Callable[..., Any], output: Any) -> None:
         """Looks."""
-        self.changed = self.changed or _state(self._modules) != self.before
+        self.look()
+
+    def look(self) -> None:
+        """Compares what the modules hold with what they held."""
+        self.changed = self.changed or any(held.changed() for held in self._held)
 
 
-def _state(modules: list[nn.Module]) -> list[Any]:
-    return [(name, _print(value, _DEPTH)) for module in modules for name, value in vars(module).items() if name not in _MODULES_OWN]
+class _Held:
+    """What one module holds. Most of it cannot change unless another object takes its place, so there only that is looked at."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        attributes = self._attributes()
+        self._objects = attributes
+        self._before = {name: _print(value, _DEPTH) for name, value in attributes.items()}
+        self._changeable = [name for name, value in attributes.items() if not _is_fixed(value)]
+
+    def changed(self) -> bool:
+        """Whether it holds something else."""
+        now = self._attributes()
+        if now.keys() != self._objects.keys():
+            return True
+        others = (name for name, value in now.items() if value is not self._objects[name])
+        return any(_print(now[name], _DEPTH) != self._before[name] for name in chain(self._changeable, others))
+
+    def _attributes(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self._module).items() if name not in _MODULES_OWN}
+
+
+def _is_fixed(value: Any) -> bool:
+    if isinstance(value, tuple | frozenset):
+        return all(map(_is_fixed, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | bytes | nn.Module | type)
 
 
 def _print(value: Any, depth: int) -> Any:

@@ -34,14 +34,14 @@ def find_strides(network: nn.Module, table: LayerTable, arguments: tuple[Tensor,
     growth = _GROWTH if max(picture.shape[2:]) >= _SMALL else _SMALL_GROWTH
     larger = F.pad(picture, (0, growth, 0, growth))
     grown = _maps(network, (larger, *others))
-    usual = _maps(network, arguments)
-    return LayerTable([_with_stride(layer, usual.get(layer.site), grown.get(layer.site), growth) for layer in table])
+    return LayerTable([_with_stride(layer, grown.get(layer.site), growth) for layer in table])
 
 
-def _with_stride(layer: Layer, usual: torch.Size | None, grown: torch.Size | None, growth: int) -> Layer:
-    if usual is None or grown is None:
+def _with_stride(layer: Layer, grown: torch.Size | None, growth: int) -> Layer:
+    usual = [output.shape for output in layer.outputs if not output.path]
+    if grown is None or not usual or len(usual[0]) != 4 or min(usual[0][2:]) < 0:
         return layer
-    rows, columns = (after - before for before, after in zip(usual[2:], grown[2:], strict=True))
+    rows, columns = (after - before for before, after in zip(usual[0][2:], grown[2:], strict=True))
     return replace(layer, stride=(growth / rows, growth / columns)) if min(rows, columns) > 0 else replace(layer, fixed_size=True)
 
 

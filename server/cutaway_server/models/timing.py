@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cutaway_server.models.layer_table import Layer, LayerTable
 from cutaway_server.models.walk import Site, Walk
 
-_RUNS = 3
+_LEAST, _MOST = 2, 3  # runs
+_ENOUGH = 0.2  # seconds: those of a network that takes long differ little from each other
 
 
 def time_layers(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> tuple[LayerTable, float]:
@@ -25,14 +26,14 @@ def time_layers(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, 
         The seconds are those of one sample.
     """
     wait = _wait_for(arguments[0].device)
-    runs, forwards = [], []
+    runs: list[dict[Site | None, float]] = []
+    forwards: list[float] = []
     with torch.no_grad():
-        for _ in range(_RUNS):
+        while len(runs) < _LEAST or (len(runs) < _MOST and sum(forwards) < _ENOUGH):
             clock = _Clock(wait)
             with Walk(network, clock, operations=True):
                 network(*arguments)
             runs.append(clock.seconds)
-        for _ in range(_RUNS):
             began = time.perf_counter()
             network(*arguments)
             wait()
