@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import structlog
@@ -43,6 +44,7 @@ class ModelFolders:
         lane_threads: CPU threads with which the layers are timed.
         engine: that runs Predict where a model does not say.
         cache: folder of what engines run.
+        trial: the process for the first trials, where it was started already.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class ModelFolders:
         lane_threads: int,
         engine: str,
         cache: Path,
+        trial: "Popen[bytes] | None" = None,
     ) -> None:
         self._host = host
         self._roots = roots
@@ -70,7 +73,7 @@ class ModelFolders:
         self._engine = engine
         self._cache = cache
         self._known_broken: set[tuple[str, str, str]] = set()
-        self._looker, self._trial = Worker("look"), Trial(permissions, load_seconds)
+        self._looker, self._trial = Worker("look"), Trial(permissions, load_seconds, trial)
         self._asked, self._asked_trial = Worker("asked"), Trial(permissions, load_seconds)
         self._closed: Future[None] = Future()
         self._looks: dict[bool, Future[None]] = {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
+from subprocess import Popen
 from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
@@ -53,13 +54,15 @@ class Server:
 
     Args:
         models: handed in; more come from the folders that the settings name.
+        trial: the process that tries what lies in folders, where it was started already.
     Attributes:
         address: of gRPC, HOST:PORT with the port that was taken.
         metrics_address: of the Prometheus metrics, likewise.
     """
 
-    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+    def __init__(self, models: Sequence[Model], settings: Settings, trial: "Popen[bytes] | None" = None) -> None:
         self._models = models
+        self._trial = trial
         self._settings = settings
         self._ending = ExitStack()
         self._folders: ModelFolders | None = None
@@ -169,6 +172,7 @@ class Server:
             lane_threads=settings.lane_threads,
             engine=settings.engine,
             cache=self._engine_cache(),
+            trial=self._trial,
         )
         if settings.poll:
             stopped = threading.Event()

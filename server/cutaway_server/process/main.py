@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import Settings, load_settings
+from cutaway_server.process.trial_process import start_trial_process
 from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
     wait_briefly()
+    _check_folders(settings)
+    trial = start_trial_process() if settings.models else None  # it imports PyTorch while this process does
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
     from cutaway_server.models.builtin import FACTORIES, load_builtin
     from cutaway_server.models.model import NotServable
@@ -100,10 +103,9 @@ def _run(settings: Settings) -> None:
 
     keep_freed_blocks()
     use_cpu_threads(settings.lane_threads)  # the layers are timed as they will run in a lane
-    _check_folders(settings)
     try:
         models = [] if settings.models else [load_builtin(name, settings.device) for name in FACTORIES]
-        with Server(models, settings) as server:
+        with Server(models, settings, trial) as server:
             server.reload().add_done_callback(lambda _: wakeup.send(_LOADED))
             while (what := told.recv(1)) not in (bytes([signal.SIGTERM]), bytes([signal.SIGINT])):
                 if what == _LOADED:

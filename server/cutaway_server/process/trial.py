@@ -23,6 +23,7 @@ from cutaway_server.models.engine_choice import EngineChoice
 from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.load import Hardware, Permissions, load
+from cutaway_server.process.trial_process import start_trial_process
 
 _START_SECONDS = 300  # until PyTorch is imported, which no model is to blame for
 
@@ -32,11 +33,13 @@ class Trial:
 
     Args:
         limit: seconds that one model may take.
+        started: one that was started already, for the first trials.
     """
 
-    def __init__(self, permissions: Permissions, limit: float) -> None:
+    def __init__(self, permissions: Permissions, limit: float, started: "subprocess.Popen[bytes] | None" = None) -> None:
         self._permissions = permissions
         self._limit = limit
+        self._started = started
         self._child: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
         self._closed = False
@@ -88,8 +91,8 @@ class Trial:
 
     def end(self) -> None:
         """Ends the process. Another one starts when one is needed again. For the thread that checks."""
-        child, self._child = self._child, None
-        if child:
+        children, self._child, self._started = (self._child, self._started), None, None
+        for child in filter(None, children):
             child.kill()
             child.wait()
             for pipe in (child.stdin, child.stdout):
@@ -100,17 +103,15 @@ class Trial:
         """Ends what is tried now, from any thread. No other trial begins."""
         with self._starting:
             self._closed = True
-            if self._child:
-                self._child.kill()
+            for child in filter(None, (self._child, self._started)):
+                child.kill()
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "cutaway_server.process.trial"]
         with self._starting:
             if self._closed:
                 raise ShuttingDown
-            child = self._child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+            child = self._child = self._started or start_trial_process()
+            self._started = None
         if not _line(child, _START_SECONDS):
             self.end()
             if self._closed:
