@@ -27,10 +27,8 @@ def mark_layers_without_gradient(network: nn.Module, table: LayerTable, argument
     Args:
         network: private to the caller; it is hooked while this runs.
     """
-    memory = _Memory([*network.parameters(), *network.buffers(), *arguments])
-    _walk(network, arguments, memory)
+    suspects = _written_later(network, table, arguments)
     usual = _trial(network, arguments, lambda site: False)
-    suspects = memory.written_later({layer.site for layer in table.firing if layer.container})
     if _trial(network, arguments, lambda site: True) is None:
         suspects = {layer.site for layer in table.firing}
     reasons = {}
@@ -61,6 +59,12 @@ def input_without_gradient(network: nn.Module, head: str, arguments: tuple[Tenso
         return "nothing that PyTorch can differentiate leads from its first input to the scores"
     same = torch.allclose(scores.detach(), usual, rtol=1e-4, atol=1e-6, equal_nan=True)
     return "" if same else "while PyTorch records from its input on, the network computes something else"
+
+
+def _written_later(network: nn.Module, table: LayerTable, arguments: tuple[Tensor, ...]) -> set[Site | None]:
+    memory = _Memory([*network.parameters(), *network.buffers(), *arguments])
+    _walk(network, arguments, memory)
+    return memory.written_later({layer.site for layer in table.firing if layer.container})
 
 
 def _walk(network: nn.Module, arguments: tuple[Tensor, ...], visitor: "_Memory | _Trial") -> None:

@@ -261,6 +261,7 @@ class Host:
         try:
             self._make_room(slot)
             model, serving = slot.load()
+            hand_back_freed_blocks()  # the warm-up takes its own
             loaded = InMemory(self._open_model(model, serving), self._changed)
         except BudgetInUse as error:
             self._wait_for_room(slot, str(error))
