@@ -24,6 +24,7 @@ from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.repository.folders import Folder
 from cutaway_server.models.repository.load import Hardware, Permissions, load
 from cutaway_server.process.trial_process import start_trial_process
+from cutaway_server.process.tuning import keep_freed_blocks
 
 _START_SECONDS = 300  # until PyTorch is imported, which no model is to blame for
 
@@ -143,6 +144,7 @@ def main() -> None:
     os.dup2(2, 1)  # what models print is no answer
     from cutaway_server.models.threads import use_cpu_threads
 
+    keep_freed_blocks()  # engines are timed as they will run
     _say({}, answers)
     loaded = _Loaded()
     for question in _questions():
