@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +22,30 @@ def mark_layers_aside(network: nn.Module, table: LayerTable, head: str, argument
         network: private to the caller; it is hooked while this runs.
     """
     recorded = _Recorded()
-    gradients: tuple[Tensor | None, ...] = ()
+    aside: set[Site] = set()
     # Whatever PyTorch, or a network that does what is not recorded, raises: then nothing is known.
     with suppress(Exception), torch.no_grad(), Walk(network, recorded, operations=True):
         scores = pick(network(*(argument.clone() for argument in arguments)), head)
-        gradients = torch.autograd.grad(scores.sum(), [tensor for _, tensor in recorded.tensors], allow_unused=True)
-    pairs = list(zip(recorded.tensors, gradients, strict=False))
-    leading = {site for (site, _), gradient in pairs if gradient is not None}
-    known = {site for (site, _), _ in pairs}
-    return LayerTable([replace(layer, aside=layer.site in known - leading) for layer in table])
+        aside = {site for site, _ in recorded.tensors} - _leading(recorded.tensors, scores)
+    return LayerTable([replace(layer, aside=layer.site in aside) for layer in table])
+
+
+def _leading(outputs: list[tuple[Site, Tensor]], scores: Tensor) -> set[Site]:
+    """The layers whose outputs have a gradient. It is noted as it passes: all at once would take as much memory as all outputs."""
+    leading: set[Site] = set()
+
+    def note(site: Site, gradient: Tensor | None) -> None:
+        if gradient is not None:
+            leading.add(site)
+
+    leaves = [(site, tensor) for site, tensor in outputs if tensor.is_leaf]
+    for site, tensor in outputs:
+        if not tensor.is_leaf:
+            tensor.register_hook(partial(note, site))
+    gradients = torch.autograd.grad(scores.sum(), [leaf for _, leaf in leaves], allow_unused=True)
+    for (site, _), gradient in zip(leaves, gradients, strict=True):
+        note(site, gradient)
+    return leading
 
 
 class _Recorded:
