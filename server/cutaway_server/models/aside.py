@@ -41,7 +41,7 @@ def _leading(outputs: list[tuple[Site, Tensor]], scores: Tensor) -> set[Site]:
     leaves = [(site, tensor) for site, tensor in outputs if tensor.is_leaf]
     for site, tensor in outputs:
         if not tensor.is_leaf:
-            tensor.register_hook(partial(note, site))
+            tensor.register_hook(partial(note, site))  # type: ignore[no-untyped-call]
     gradients = torch.autograd.grad(scores.sum(), [leaf for _, leaf in leaves], allow_unused=True)
     for (site, _), gradient in zip(leaves, gradients, strict=True):
         note(site, gradient)
