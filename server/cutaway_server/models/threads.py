@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 _LESS = 10  # nice: at 0 a thread has nine times the CPU time of one at 10, where both want it
 
 
@@ -60,6 +58,8 @@ def use_cpu_threads(count: int) -> None:
     threads than there are CPUs, idle ones sleep at once and not after a while: with two teams of two on two CPUs a forward pass
     takes two to three times as long as with one. So what need not have a team should use 1.
     """
+    import torch  # here: to count CPUs takes none of it
+
     torch.get_num_threads()  # or the thread's first parallel loop would take over what another thread has set last
     torch.set_num_threads(count)
 

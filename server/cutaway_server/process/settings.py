@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from cutaway_server.models.engine_choice import EngineName
+from cutaway_server.models.threads import available_cpus
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -40,12 +41,6 @@ def _split_by(sign: str) -> Any:
 Folders = Annotated[tuple[Path, ...], NoDecode, _split_by(os.pathsep)]  # as PATH
 Names = Annotated[tuple[str, ...], NoDecode, _split_by(",")]
 Address = Annotated[str, AfterValidator(_checked_address)]
-
-
-def _cpus() -> int:
-    from cutaway_server.models.threads import available_cpus  # here: it imports PyTorch, and --help need not
-
-    return available_cpus()
 
 
 def _engine_cache() -> str:
@@ -98,7 +93,7 @@ class Settings(BaseSettings):
     listen: Address = Field("127.0.0.1:50051", description="Address of gRPC, HOST:PORT; port 0 takes a free one.")
     metrics: Address = Field("127.0.0.1:9464", description="Address of the Prometheus metrics, HOST:PORT; port 0 takes a free one.")
     threads: int = Field(
-        default_factory=_cpus,
+        default_factory=available_cpus,
         ge=1,
         description="CPU threads that one forward pass of Predict uses. [default: the CPUs there are for us]",
     )
