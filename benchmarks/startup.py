@@ -1,7 +1,7 @@
 """What a start of `cutaway serve` takes until it is ready: time, CPU and memory, medians of starts in turns.
 
 The rows: what is loaded in any case, and what a server of `mnist` with no PyTorch in it would load; the built-in networks; and
-EfficientNet-Lite0 in a folder, with an engine cache that is empty and then with the same one.
+EfficientNet-Lite0 in a folder, run by ONNX Runtime, with an engine cache that is empty and then with the same one.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def commands(models: Path) -> Iterator[dict[str, Sequence[str]]]:
     waits = f"\nimport sys\nprint({READY!r}, flush=True)\nsys.stdin.read()"
     serve = (*SERVE, "--log-level", "error")
     with TemporaryDirectory() as cache:
-        folder = (*serve, "--models", str(models), "--allow-factory", FACTORY, "--engine-cache", cache)
+        folder = (*serve, "--models", str(models), "--allow-factory", FACTORY, "--engine", "onnxruntime", "--engine-cache", cache)
         yield {
             "import torch": (sys.executable, "-c", TORCH + waits),
             "mnist by ONNX Runtime, no PyTorch": (sys.executable, "-c", WITHOUT_TORCH + waits),
