@@ -8,9 +8,8 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
@@ -43,12 +42,11 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def run_server(*flags: str, command: Path | None = None) -> Iterator[ServerProcess]:
+def run_server(*flags: str, command: Sequence[str] = (sys.executable, "-m", "cutaway")) -> Iterator[ServerProcess]:
     """`cutaway serve` with these flags on free loopback ports, killed at the end if it still runs."""
-    program = [str(command)] if command else [sys.executable, "-m", "cutaway"]
     addresses = ["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     with TemporaryFile("w+") as log:
-        arguments = [*program, "serve", *addresses, *flags]
+        arguments = [*command, "serve", *addresses, *flags]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True) as process:
             try:
                 yield _started(process, log)

@@ -1,6 +1,9 @@
 """Photographs become what torchvision's presets make of them; every setting is what it says; every map finds its way back."""
 
+import io
 from dataclasses import replace
+from importlib.resources import files
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,9 +11,11 @@ import torch
 from PIL import Image
 
 import torchvision_shim  # noqa: F401  # before torchvision itself
-from cutaway_server.models.preprocessing import ImageSpec, preprocess
+from cutaway_server.models.preprocessing import ImageSpec, open_image, preprocess
 from cutaway_server.models.presets import PRESETS
 
+PHOTOGRAPHS = ("chelsea.jpg", "coffee.jpg")
+LEVELS = {"bilinear": 1, "bicubic": 2}  # of 255: what a pixel may differ from Pillow's
 SIZES = [(451, 300), (300, 451), (256, 256), (257, 1031), (40, 60), (225, 224), (1999, 333)]
 
 
@@ -29,11 +34,17 @@ def torchvisions(image: Image.Image, crop: int, resize: int) -> np.ndarray:
     return ImageClassification(crop_size=crop, resize_size=resize)(image).numpy()
 
 
+def as_they_are(size: tuple[int, int], **settings: object) -> ImageSpec:
+    """Pixels of 0 to 255, no crop."""
+    plain = ImageSpec("rgb", size[1], size[0], 0, "bilinear", (0.0,) * 3, (1.0,) * 3, range=(0.0, 255.0))
+    return replace(plain, **settings)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_imagenet_is_torchvisions(size: tuple[int, int]) -> None:
     image = photograph(size)
     ours, _ = preprocess(image, PRESETS["imagenet"])
-    np.testing.assert_allclose(ours, torchvisions(image, 224, 256), atol=1e-6)
+    np.testing.assert_allclose(ours, torchvisions(image, 224, 256), atol=LEVELS["bilinear"] / 255 / 0.224 + 1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -44,7 +55,26 @@ def test_inception_is_torchvisions_with_its_networks_own_transform(size: tuple[i
     network = Inception3(aux_logits=False, transform_input=True, init_weights=False)
     ours, _ = preprocess(image, PRESETS["inception"])
     theirs = network._transform_input(torch.from_numpy(torchvisions(image, 299, 342))[None])[0].numpy()
-    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    np.testing.assert_allclose(ours, theirs, atol=LEVELS["bilinear"] / 255 / 0.5 + 2e-6)
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("resample", LEVELS)
+def test_a_photograph_is_pillows(name: str, turned: bool, resample: Literal["bilinear", "bicubic"]) -> None:
+    """All of it decoded by Pillow, its rows resized first and then its columns."""
+    data = files("cutaway.cli").joinpath("photographs", name).read_bytes()
+    whole = Image.open(io.BytesIO(data)).convert("RGB")
+    opened = open_image(data, "x", 10**6)
+    if turned:
+        whole, opened = (picture.transpose(Image.Transpose.ROTATE_90) for picture in (whole, opened))
+    width, height = (256 * side // min(whole.size) for side in whole.size)
+    ours, _ = preprocess(opened, as_they_are((width, height), resample=resample))
+    filtered = Image.Resampling[resample.upper()]
+    theirs = whole.resize((width, whole.height), filtered).resize((width, height), filtered)
+    differences = np.abs(ours.transpose(1, 2, 0) - np.asarray(theirs, np.float32))
+    assert differences.max() <= LEVELS[resample]
+    assert differences.mean() < 0.01
 
 
 def test_colours_range_and_moments() -> None:
@@ -60,13 +90,43 @@ def test_colours_range_and_moments() -> None:
     np.testing.assert_allclose(scaled, expected, atol=1e-5)
 
 
+def pictures_of_all_kinds() -> dict[str, tuple[Image.Image, Image.Image]]:
+    """Pictures of several strips, and what they look like on white paper."""
+    colours = photograph((421, 700))
+    gray = colours.convert("L")
+    found = {
+        mode: (colours.convert(mode), colours.convert(mode).convert("RGB")) for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr")
+    }
+    alpha = Image.linear_gradient("L").resize(colours.size)
+    for mode, opaque in (("RGBA", colours), ("LA", gray)):
+        picture = opaque.convert(mode)
+        picture.putalpha(alpha)
+        white = Image.new("RGBA", picture.size, "white")
+        found[mode] = picture, Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    palette = colours.convert("P")
+    palette.info["transparency"] = 0
+    pixels = np.asarray(palette.convert("RGB")).copy()
+    pixels[np.asarray(palette) == 0] = 255
+    found["P with a transparent colour"] = palette, Image.fromarray(pixels)
+    sixteen = Image.fromarray(np.asarray(gray).astype(np.uint16) * 256 + 255)
+    return found | {sixteen.mode: (sixteen, gray.convert("RGB"))}
+
+
+@pytest.mark.parametrize(("picture", "paper"), [pytest.param(*pair, id=kind) for kind, pair in pictures_of_all_kinds().items()])
+def test_pictures_of_all_kinds(picture: Image.Image, paper: Image.Image) -> None:
+    ours, _ = preprocess(picture, as_they_are(picture.size))
+    np.testing.assert_array_equal(ours.transpose(1, 2, 0), np.asarray(paper, np.float32))
+    gray, _ = preprocess(picture, as_they_are(picture.size, color="gray", mean=(0.0,), std=(1.0,)))
+    assert np.abs(gray[0] - np.asarray(paper.convert("L"), np.float32)).max() <= 1
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_without_a_crop_all_of_it_is_there(size: tuple[int, int]) -> None:
     image = photograph(size)
     spec = replace(PRESETS["imagenet"], resize_shorter=0, height=50, width=70, mean=(0.0,) * 3, std=(1.0,) * 3)
     ours, placement = preprocess(image, spec)
     theirs = np.asarray(image.resize((70, 50), Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1) / 255
-    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(ours, theirs, atol=LEVELS["bilinear"] / 255 + 1e-6)
     assert placement == pytest.approx((size[0] / 70, size[1] / 50, 0, 0))
 
 

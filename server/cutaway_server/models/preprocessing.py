@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from cutaway_server.errors import BadInput, InputTooLarge
 
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SLIMMEST = 100  # how many times as long as the shorter side the longer one may be
+_STRIP = 1 << 16  # pixels that are converted at a time
 _BRIGHT = 127.5  # mean luma of a border, of 255, above which the ground counts as bright
 
 
@@ -97,21 +98,45 @@ def preprocess(image: Image.Image, spec: ImageSpec) -> tuple[NDArray[np.float32]
     Returns:
         [C, height, width] float32, and where that lies on the photograph.
     """
-    flat = _without_alpha(image)
-    gray_or_rgb = flat.convert("L" if spec.color == "gray" else "RGB")
+    pixels = _pixels(image, "L" if spec.color == "gray" else "RGB")
     width, height = _resized(image.size, spec)
-    resized = gray_or_rgb.resize((width, height), _FILTERS[spec.resample])
     left, top = (round((side - kept) / 2) for side, kept in ((width, spec.width), (height, spec.height)))  # as torchvision rounds
-    pixels = np.asarray(resized.crop((left, top, left + spec.width, top + spec.height)), np.float32)
-    if spec.invert_bright_background and _border(np.asarray(gray_or_rgb, np.float32)).mean() > _BRIGHT:
-        pixels = 255 - pixels
-    channels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    channels = _resize(pixels, width, height, spec.resample)[:, top : top + spec.height, left : left + spec.width]
+    if spec.invert_bright_background and _border(pixels).mean() > _BRIGHT:
+        channels = 255 - channels
     channels = channels[::-1] if spec.color == "bgr" else channels
     low, high = spec.range
-    scaled = channels / 255 if spec.range == (0.0, 1.0) else low + channels * ((high - low) / 255)
-    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (spec.mean, spec.std))
+    values = channels.astype(np.float32)
+    scaled = values / 255 if spec.range == (0.0, 1.0) else low + values * ((high - low) / 255)
+    mean, std = (np.asarray(numbers, np.float32)[:, None, None] for numbers in (spec.mean, spec.std))
     scale_x, scale_y = image.width / width, image.height / height
-    return ((scaled - mean) / std).astype(np.float32), Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+    return ((scaled - mean) / std).astype(np.float32, copy=False), Placement(scale_x, scale_y, left * scale_x, top * scale_y)
+
+
+def _pixels(image: Image.Image, mode: Literal["L", "RGB"]) -> NDArray[np.uint8]:
+    """[H, W, C] of a picture of any mode.
+
+    By strips: some of Pillow's steps hold the GIL, for 0.1 s where they take 12 megapixels at once.
+    """
+    width, height = image.size
+    pixels = np.empty((height, width, len(mode)), np.uint8)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        strip = _without_alpha(image.crop((0, top, width, min(top + rows, height))))
+        converted = strip if strip.mode == mode else strip.convert(mode)
+        pixels[top : top + rows] = np.asarray(converted).reshape(-1, width, len(mode))
+    return pixels
+
+
+def _resize(pixels: NDArray[np.uint8], width: int, height: int, resample: str) -> NDArray[np.uint8]:
+    """[C, height, width] of [H, W, C], by Pillow's filters.
+
+    PyTorch's form of them takes a quarter to a tenth of Pillow's time on a CPU with AVX2, and runs without the GIL. A pixel differs
+    from Pillow's by at most 1 of 255 levels, or 2 with bicubic.
+    """
+    batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized: NDArray[np.uint8] = interpolate(batch, (height, width), mode=resample, antialias=True)[0].numpy()
+    return resized
 
 
 def _resized(size: tuple[int, int], spec: ImageSpec) -> tuple[int, int]:
@@ -145,5 +170,5 @@ def _without_alpha(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba)
 
 
-def _border(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def _border(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate([pixels[0].ravel(), pixels[-1].ravel(), pixels[:, 0].ravel(), pixels[:, -1].ravel()])
