@@ -20,7 +20,7 @@ from cutaway_server.models.repository.folders import Folder, ModelFolder, proble
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import Manifest, Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
-from cutaway_server.prediction.engines.choosing import only_eager, why_only_eager
+from cutaway_server.prediction.engines.choosing import choose_on_gpu, only_eager, why_only_eager
 from cutaway_server.prediction.engines.opening import is_whole
 from cutaway_server.process.host import Host
 from cutaway_server.process.slot import Slot
@@ -257,6 +257,8 @@ class ModelFolders:
     def _choose_engine(self, model: Model, serving: Serving, found: EngineChoice | str) -> EngineChoice:
         """The engine that the trial found, unless its file is gone since."""
         wanted = serving.engine or self._engine
+        if model.device.type == "cuda":
+            return choose_on_gpu(model, wanted)
         if why := why_only_eager(model.device, model.autocast):
             return only_eager(model.engine, wanted, why)
         if wanted in ("eager", model.engine.name):

@@ -67,7 +67,8 @@ class Settings(BaseSettings):
         description="What models run on: auto, cpu, cuda or cuda:N; auto is a GPU if there is one.",
     )
     engine: EngineName = Field(
-        "auto", description="What runs Predict: auto, eager, onnxruntime or openvino; auto is the fastest that gives the same."
+        "auto",
+        description="What runs Predict: eager, onnxruntime, openvino, cudagraphs, or auto, the fastest that gives the same.",
     )
     engine_cache: str = Field(
         default_factory=_engine_cache,

@@ -97,6 +97,8 @@ class FastPath:
 
     def _run(self) -> None:
         """What came, now that nothing else is there to be received."""
+        if not self._held and not self._elsewhere:  # gRPC told of something else
+            return
         waiting, self._waiting = self._waiting, {}
         held, self._held = self._held, {}
         try:

@@ -158,7 +158,7 @@ class Serving(_Section):
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="What operations run in where PyTorch deems that safe. Maps are computed in float32 all the same."
     )
-    engine: EngineName | None = Field(None, description="What runs Predict: auto, eager, onnxruntime or openvino.")
+    engine: EngineName | None = Field(None, description="What runs Predict: auto, eager, onnxruntime, openvino or cudagraphs.")
     threads: Positive | None = Field(None, description="CPU threads that one forward pass of Predict uses.")
     max_batch: Positive | None = Field(None, description="Samples that are joined into one batch of Predict at most.")
     batch_delay: Annotated[float, Field(ge=0)] | None = Field(

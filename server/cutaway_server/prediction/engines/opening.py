@@ -9,6 +9,7 @@ from cutaway_server.models.model import Model, NotServable
 from cutaway_server.models.onnx_session import OnnxSession
 from cutaway_server.models.sources.onnx import OnnxNetwork
 from cutaway_server.prediction.batcher import Engine
+from cutaway_server.prediction.engines.cuda_graphs import CudaGraphs
 from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.prediction.engines.onnxruntime import OnnxRuntime
 from cutaway_server.prediction.engines.openvino import OpenVino
@@ -29,6 +30,8 @@ def open_engine(model: Model) -> Engine:
         NotServable: its file is not there any more, or not what was checked, or does not open.
     """
     choice = model.engine
+    if choice.name == CudaGraphs.name:
+        return CudaGraphs(model)
     if choice.file is None:
         network = model.network
         return OnnxRuntime(network.session, _output(model)) if isinstance(network, OnnxNetwork) else Eager(model)
