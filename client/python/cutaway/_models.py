@@ -139,7 +139,7 @@ class Engine:
     """What runs Predict."""
 
     name: str
-    """One of "eager", "torchscript", "onnxruntime", "openvino"."""
+    """One of "eager", "torchscript", "onnxruntime", "openvino", "cudagraphs"."""
     deviation: float
     """Greatest difference of its scores from the network's own over all probes, as a share of the largest score of each."""
     tolerance: float
