@@ -100,7 +100,7 @@ def plain_forward(threads: int) -> Callable[[], object]:
     from cutaway_server.prediction.engines.eager import Eager
 
     torch.set_num_threads(threads)
-    engine, x = Eager(load_builtin("mnist")), torch.from_numpy(digits(1))
+    engine, x = Eager(load_builtin("mnist")), digits(1)
     return lambda: engine.run((x,))
 
 

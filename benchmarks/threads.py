@@ -17,6 +17,7 @@ ROUNDS, RUNS = 7, 5
 def main() -> None:
     wait_briefly()  # before PyTorch is loaded
     keep_freed_blocks()
+    from cutaway_server.models.arrays import to_array
     from cutaway_server.models.repository.load import Hardware, Permissions, load
     from cutaway_server.models.threads import available_cpus, use_cpu_threads
     from cutaway_server.prediction.engines.eager import Eager
@@ -27,7 +28,7 @@ def main() -> None:
         model = load(version, MODEL, "1", Permissions(factories=(FACTORY,)), Hardware(fixed=True), look_inside=False)
     table = table_of_figures("images in a batch", *(f"{count} threads" for count in counts), words=0)
     for batch in (1, 4):
-        engine, x = Eager(model), tuple(model.probe(batch))
+        engine, x = Eager(model), tuple(map(to_array, model.probe(batch)))
         taken: dict[int, list[float]] = {count: [] for count in counts}
         for _ in range(ROUNDS):
             for count in counts:

@@ -105,7 +105,7 @@ def test_what_runs_between_may_raise() -> None:
         still_hears(address)
 
 
-@pytest.mark.parametrize("name", ["_done", "_start", "reply"])
+@pytest.mark.parametrize("name", ["__init__", "_done", "_start", "reply"])
 def test_any_step_of_a_call_may_raise(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     original = getattr(RawCall, name)
     faulty = Faults(original)

@@ -28,8 +28,6 @@ def engine(job: Job) -> tuple[str, Run]:
     records = list(engine_cache(Path(job.home)).glob("*.json"))
     if job.network == "mnist" or not records:
         return "ONNX Runtime", runner(job.network, "onnxruntime", job.networks)
-    import torch
-
     from cutaway_server.models.engine_choice import EngineChoice, Timing
     from cutaway_server.prediction.engines.opening import open_runtime
 
@@ -38,7 +36,7 @@ def engine(job: Job) -> tuple[str, Run]:
     chosen = max(choices, key=lambda tried: choices[tried].speed_up)
     name, threads = chosen.split()
     opened = open_runtime(name, records[0].with_suffix(".onnx"), int(threads), "")
-    return f"{name}, {threads} thread{'s' if threads != '1' else ''}", lambda x: opened.run((torch.from_numpy(x),)).numpy()
+    return f"{name}, {threads} thread{'s' if threads != '1' else ''}", lambda x: opened.run((x,))
 
 
 def measure(job: Job, callers: int, seconds: float, warm_up: float) -> dict[str, float | str]:

@@ -144,14 +144,18 @@ _MODULES = (
 )  # the light ones first
 
 
-def __getattr__(name: str) -> Any:
-    # Found when asked for: who needs an exception, or a module as `cutaway.v1`, does not wait for all the rest.
-    if name in __all__:
-        for module in (import_module(f"cutaway.{place}") for place in _MODULES):
-            if hasattr(module, name):
-                globals()[name] = getattr(module, name)
-                return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or nobody would be told of a name that there is not
+
+    def __getattr__(name: str) -> Any:
+        # Found when asked for: who needs an exception, or a module as `cutaway.v1`, does not wait for all the rest.
+        if name in ("pictures", "v1"):
+            return import_module(f"cutaway.{name}")
+        if name in __all__:
+            for module in (import_module(f"cutaway.{place}") for place in _MODULES):
+                if hasattr(module, name):
+                    globals()[name] = getattr(module, name)
+                    return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

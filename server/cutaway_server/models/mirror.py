@@ -324,7 +324,7 @@ def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _checksum(raw: memoryview) -> int:
-    """A CRC of large blocks, added up as integers, and of the rest: adding is ten times as fast as a CRC."""
+    """A CRC of large blocks, added up as integers across and along, and of the rest: adding is ten times as fast as a CRC."""
     whole = len(raw) // _BLOCK * _BLOCK
-    sums = np.frombuffer(raw[:whole], np.uint64).reshape(-1, _BLOCK // 8).sum(axis=0)
-    return zlib.crc32(raw[whole:], zlib.crc32(sums))
+    blocks = np.frombuffer(raw[:whole], np.uint64).reshape(-1, _BLOCK // 8)
+    return zlib.crc32(raw[whole:], zlib.crc32(blocks.sum(axis=1), zlib.crc32(blocks.sum(axis=0))))

@@ -132,7 +132,7 @@ def _resize(pixels: NDArray[np.uint8], width: int, height: int, resample: str) -
     """[C, height, width] of [H, W, C], by Pillow's filters.
 
     PyTorch's form of them takes a quarter to a tenth of Pillow's time on a CPU with AVX2, and runs without the GIL. A pixel differs
-    from Pillow's by at most 1 of 255 levels, or 2 with bicubic.
+    from Pillow's by at most 1 of 255 levels, or 2 with bicubic, but where Pillow takes columns first: docs/predict.md.
     """
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     resized: NDArray[np.uint8] = interpolate(batch, (height, width), mode=resample, antialias=True)[0].numpy()

@@ -139,7 +139,8 @@ class Server:
             waiting=expected * (settings.max_waiting + settings.lanes + settings.max_waiting_introspections),
             with_reflection=settings.reflection,
         )
-        rpc.answer([Predict(limits), ModelInfer(limits, inferences)], host, calls, fast_path=self._fast_path())
+        methods = [Predict(limits), ModelInfer(limits, inferences)]
+        rpc.answer(methods, host, calls, fast_path=self._fast_path(), max_waiting=settings.max_waiting)
         self.metrics_address = self._serve_metrics(metrics)
         rpc.start()
         self._ending.callback(rpc.drain, settings.drain)

@@ -19,7 +19,6 @@ from cutaway_server.rpc.served import Held, Models, Served
 from cutaway_server.rpc.serving_thread import RawCall, ServingThread
 
 QUICK_BYTES = 4 << 20  # of a request: a larger one is decoded by another thread, so that others need not wait for that
-_MOST = 512  # calls that are received before what came runs: more than may wait, or the rest would queue unseen in gRPC
 
 
 class FastPath:
@@ -28,9 +27,13 @@ class FastPath:
     Requests whose tensors are not at hand, as those with photographs, large ones, and those for a model that is not in memory go to
     the pool, where the ordinary steps are taken. Of the others those whose engine is short run on the serving thread itself; the
     batcher of the model answers the rest.
+
+    Args:
+        most: calls that are received before what came runs. With as many as may wait the rest would queue in gRPC, unseen.
     """
 
-    def __init__(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, pool: ThreadPoolExecutor, most: int) -> None:
+        self._most = most
         self._methods = {method.path: method for method in methods}
         self._models = models
         self._calls = calls
@@ -41,7 +44,7 @@ class FastPath:
 
     def attach(self, server: grpc.Server) -> None:
         """Takes the methods of a server over that has not started yet."""
-        ServingThread(server, list(self._methods), received=self._received, between=self._run, most=_MOST)
+        ServingThread(server, list(self._methods), received=self._received, between=self._run, most=self._most)
 
     def _received(self, raw: RawCall) -> None:
         method = self._methods[raw.path]

@@ -23,6 +23,7 @@ from cutaway_server.rpc.served import Models
 
 _END_SECONDS = 5  # that cancelled calls have to end
 _MANAGEMENT_THREADS = 16  # for ListModels, GetModel, health and reflection beside predictions that wait
+_RECEIVED = 512  # calls on the serving thread before what came runs, at least
 _PENDING = 10_000  # calls that gRPC may hold before we have seen them
 
 
@@ -85,14 +86,15 @@ class RpcServer:
         except RuntimeError as error:
             raise AddressInUse(f"cannot listen on {address}: it is taken, or not an address of this machine") from error
 
-    def answer(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, *, fast_path: bool) -> None:
+    def answer(self, methods: Sequence[EngineMethod], models: Models, calls: Calls, *, fast_path: bool, max_waiting: int) -> None:
         """Serves methods that one run of an engine answers, too. Before it starts.
 
         Args:
             fast_path: whether they are answered on the serving thread.
+            max_waiting: predictions of one model that may wait.
         """
         if fast_path:
-            FastPath(methods, models, calls, self._pool).attach(self._server)
+            FastPath(methods, models, calls, self._pool, max(_RECEIVED, 2 * max_waiting)).attach(self._server)
         else:
             self._server.add_generic_rpc_handlers((_Handlers({one.path: ordinary_handler(one, models, calls) for one in methods}),))
 

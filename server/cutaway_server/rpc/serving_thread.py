@@ -209,17 +209,17 @@ class _Asking:
     def __call__(self, event: Any) -> Any:
         """It was granted, or the server shuts down."""
         state = self._serving._state
-        granted = event.success and event.call is not None
-        call = RawCall(self._serving, self._path, event) if granted else object()
         with state.lock:
             state.due.discard(self)
-            if granted:
-                self.ask()
+            if not event.success or event.call is None:
+                ended = object()
+                state.rpc_states.add(ended)  # it is taken out at once, and gRPC looks whether the server is done
+                return ended, ()
+            self.ask()  # first: whatever is wrong with this call, the next one is asked for
+            call = RawCall(self._serving, self._path, event)
             state.rpc_states.add(call)
-        if isinstance(call, RawCall):
-            self._serving.arrived(call, event)
-            return None, ()
-        return call, ()  # it is taken out at once, and gRPC looks whether the server is done
+        self._serving.arrived(call, event)
+        return None, ()
 
 
 def _names() -> tuple[Any, Any]:

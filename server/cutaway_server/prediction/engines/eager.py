@@ -23,4 +23,6 @@ class Eager:
         given = [to_tensor(argument, spec.dtype) for argument, spec in zip(arguments, model.inputs, strict=True)]
         with torch.inference_mode(), self._stream, model.precision():
             scores = model.scores(model.network, tuple(to_device(argument, model.device) for argument in given))
+            if scores.dtype != model.scores_dtype:
+                raise TypeError(f"the network gives {scores.dtype}, not {model.scores_dtype} as before")
             return to_array(to_host(scores))
