@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from own_process import Running, running_server
+from own_process import running_server
 from side_by_side import Row, Sides, run, times
 from torch import Tensor, nn
 
@@ -42,14 +42,13 @@ def served() -> Model:
 class Stage:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
+        self._clients: dict[str, cutaway.Client] = {}
 
-    @cached_property
-    def _server(self) -> Running:
-        return self._stack.enter_context(running_server(served))
-
-    @cached_property
-    def client(self) -> cutaway.Client:
-        return self._stack.enter_context(cutaway.Client(self._server.address, timeout=60))
+    def client(self, engine: str) -> cutaway.Client:
+        if engine not in self._clients:
+            server = self._stack.enter_context(running_server(served, engine=engine))
+            self._clients[engine] = self._stack.enter_context(cutaway.Client(server.address, timeout=60))
+        return self._clients[engine]
 
     @cached_property
     def callers(self) -> ThreadPoolExecutor:
@@ -72,18 +71,16 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, *SHAPE), np.float32)
 
 
-def predict(stage: Stage, count: int) -> Sides:
-    x = images(count)
-    return Sides(
-        times(lambda: stage.client.predict(NAME, x), CALLS), times(stage.bare(x), CALLS), f"1 caller, {count} images a call"
-    )
+def predict(stage: Stage, engine: str, count: int) -> Sides:
+    x, client = images(count), stage.client(engine)
+    return Sides(times(lambda: client.predict(NAME, x), CALLS), times(stage.bare(x), CALLS), f"1 caller, {count} images a call")
 
 
-def predict_at_once(stage: Stage) -> Sides:
-    x = images(1)
+def predict_at_once(stage: Stage, engine: str) -> Sides:
+    x, client = images(1), stage.client(engine)
 
     def calls() -> list[None]:
-        return list(stage.callers.map(lambda _: stage.client.predict(NAME, x) and None, range(CALLERS)))
+        return list(stage.callers.map(lambda _: client.predict(NAME, x) and None, range(CALLERS)))
 
     def bare() -> None:
         for _ in range(CALLERS):
@@ -93,15 +90,18 @@ def predict_at_once(stage: Stage) -> Sides:
 
 
 def introspect(stage: Stage) -> Sides:
-    x = images(1)
-    call = times(lambda: stage.client.introspect(NAME, x, layers=[MIDDLE]), CALLS)
+    x, client = images(1), stage.client("eager")
+    call = times(lambda: client.introspect(NAME, x, layers=[MIDDLE]), CALLS)
     return Sides(call, times(stage.bare(x), CALLS), f"1 image, layer {MIDDLE}, with the prediction")
 
 
 ROWS = (
-    Row("predict", "Predict", "bare network", "<= 1.11", lambda stage: predict(stage, 1)),
-    Row("predict-8", "Predict of 8", "bare network", "<= 1.11", lambda stage: predict(stage, 8)),
-    Row("predict-at-once", f"{CALLERS} Predicts at once", "bare network", "<= 1.11", predict_at_once),
+    Row("predict", "Predict", "bare network", "<= 1.11", partial(predict, engine="eager", count=1)),
+    Row("predict-8", "Predict of 8", "bare network", "<= 1.11", partial(predict, engine="eager", count=8)),
+    Row("predict-at-once", f"{CALLERS} Predicts at once", "bare network", "<= 1.11", partial(predict_at_once, engine="eager")),
+    Row("recorded", "Predict, cudagraphs", "bare network", "<= 1.11", partial(predict, engine="cudagraphs", count=1)),
+    Row("recorded-8", "the same of 8", "bare network", "<= 1.11", partial(predict, engine="cudagraphs", count=8)),
+    Row("recorded-at-once", f"{CALLERS} of them at once", "bare network", "<= 1.11", partial(predict_at_once, engine="cudagraphs")),
     Row("introspect", "Introspect, a middle layer", "bare network", "<= 1.3", introspect),
 )
 

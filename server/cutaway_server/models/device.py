@@ -2,10 +2,13 @@
 
 from contextlib import AbstractContextManager, nullcontext
 
+import structlog
 import torch
 from torch import Tensor
 
 from cutaway_server.models.model import NotServable
+
+log = structlog.get_logger()
 
 
 def pick_device(asked: str) -> torch.device:
@@ -59,6 +62,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_cache(device: torch.device) -> None:
-    """Gives the memory that PyTorch keeps for later back to the device."""
+    """Gives the memory that PyTorch keeps for later back to the device, unless kernels are being recorded there. Never raises."""
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        try:
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            log.warning("no memory could be given back to the device", device=str(device), reason=str(error))

@@ -15,7 +15,7 @@ def _known(name: str) -> str:
     if name == "compiled":
         raise ValueError(
             "compiled is not offered: torch.compile in a process that serves changes other models' answers while it compiles; "
-            "auto takes the fastest engine that does no harm; on a GPU that is cudagraphs for most networks"
+            "auto takes the fastest engine that does no harm, and cudagraphs replays recorded kernels on a GPU"
         )
     if name not in ENGINES:
         raise ValueError(f"must be one of {', '.join(ENGINES)}")

@@ -20,7 +20,8 @@ from cutaway_server.models.repository.folders import Folder, scan
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import MANIFEST
 from cutaway_server.prediction.batcher import Engine
-from cutaway_server.prediction.engines.choosing import choose_on_gpu, only_eager, why_only_eager
+from cutaway_server.prediction.engines.choosing import choose_recorded, only_eager, why_only_eager
+from cutaway_server.prediction.engines.cuda_graphs import CudaGraphs
 from cutaway_server.prediction.engines.opening import open_engine
 from cutaway_server.process.trial import Trial
 
@@ -136,8 +137,8 @@ class Checkup:
 def _choose_engine(model: Model, folder: Folder, threads: int, trial: Trial, made: Path) -> EngineChoice:
     """As a server would."""
     wanted = manifest_of(folder.path).serving.engine or "auto"
-    if model.device.type == "cuda":
-        return choose_on_gpu(model, wanted)
+    if wanted == CudaGraphs.name:
+        return choose_recorded(model)
     if why := why_only_eager(model.device, model.autocast):
         return only_eager(model.engine, wanted, why)
     return trial.choose_engine(folder, wanted, threads, made)

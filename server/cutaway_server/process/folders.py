@@ -20,7 +20,8 @@ from cutaway_server.models.repository.folders import Folder, ModelFolder, proble
 from cutaway_server.models.repository.load import Hardware, Permissions, load, manifest_of
 from cutaway_server.models.repository.manifest import Manifest, Serving
 from cutaway_server.models.threads import give_way, use_cpu_threads
-from cutaway_server.prediction.engines.choosing import choose_on_gpu, only_eager, why_only_eager
+from cutaway_server.prediction.engines.choosing import choose_recorded, only_eager, why_only_eager
+from cutaway_server.prediction.engines.cuda_graphs import CudaGraphs
 from cutaway_server.prediction.engines.opening import is_whole
 from cutaway_server.process.host import Host
 from cutaway_server.process.slot import Slot
@@ -103,12 +104,12 @@ class ModelFolders:
         with self._asking:
             self._looks.pop(retry, None)
         try:
-            models, broken = scan(self._roots)
-        except OSError as error:
-            log.error("the folders of models cannot be read; what serves goes on", reason=str(error))
-            return
-        try:
-            self._follow(models, broken, retry)
+            try:
+                found = scan(self._roots)
+            except OSError as error:
+                log.error("the folders of models cannot be read; what serves goes on", reason=str(error))
+            else:
+                self._follow(*found, retry)
         except ShuttingDown:
             raise
         except Exception as error:
@@ -221,7 +222,7 @@ class ModelFolders:
         serving = manifest.serving
         wanted, threads = serving.engine or self._engine, serving.threads or self._hardware.threads
         device = pick_device("cpu" if manifest.network.onnx else serving.device or self._hardware.device)
-        if wanted == "eager" or device.type != "cpu" or serving.autocast:
+        if wanted in ("eager", CudaGraphs.name) or device.type != "cpu" or serving.autocast:
             return ""
         try:
             return trial.choose_engine(folder, wanted, threads, self._cache)
@@ -257,8 +258,8 @@ class ModelFolders:
     def _choose_engine(self, model: Model, serving: Serving, found: EngineChoice | str) -> EngineChoice:
         """The engine that the trial found, unless its file is gone since."""
         wanted = serving.engine or self._engine
-        if model.device.type == "cuda":
-            return choose_on_gpu(model, wanted)
+        if wanted == CudaGraphs.name:
+            return choose_recorded(model)
         if why := why_only_eager(model.device, model.autocast):
             return only_eager(model.engine, wanted, why)
         if wanted in ("eager", model.engine.name):

@@ -19,7 +19,7 @@ from cutaway_server.models.onnx_export import NotExportable
 from cutaway_server.models.sources.onnx import OnnxNetwork
 from cutaway_server.models.threads import use_cpu_threads
 from cutaway_server.prediction.batcher import Engine
-from cutaway_server.prediction.engines.cuda_graphs import CudaGraphs
+from cutaway_server.prediction.engines.cuda_graphs import CudaGraphs, NotRecordable
 from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.prediction.engines.opening import RUNTIMES, installed, open_runtime
 
@@ -63,8 +63,6 @@ def choose_engine(
     own = model.engine
     if wanted in ("eager", own.name):
         return own
-    if wanted == CudaGraphs.name:
-        raise NotServable(f"engine {wanted} cannot run it: it runs on {model.device}, and this engine on a CUDA device alone")
     names = (wanted,) if wanted != "auto" else tuple(name for name in runtimes if name != own.name and installed(name))
     answers = cache(partial(_answers, model))
     right: list[_Right] = []
@@ -93,8 +91,8 @@ def choose_in_process(model: Model, wanted: str, threads: int) -> Model:
     Raises:
         NotServable: the engine that is wanted by name cannot run it.
     """
-    if model.device.type == "cuda":
-        return replace(model, engine=choose_on_gpu(model, wanted))
+    if wanted == CudaGraphs.name:
+        return replace(model, engine=choose_recorded(model))
     if why := why_only_eager(model.device, model.autocast) or ("" if model.onnx else _NO_FILE):
         return replace(model, engine=only_eager(model.engine, wanted, why))
 
@@ -109,45 +107,28 @@ def choose_in_process(model: Model, wanted: str, threads: int) -> Model:
         return replace(model, engine=own_thread.submit(choose).result())
 
 
-def choose_on_gpu(model: Model, wanted: str) -> EngineChoice:
-    """For a model on a CUDA device: its kernels recorded, where that is wanted or, for "auto", faster; else eager.
-
-    Recording traces nothing, so that it may be done in a process that serves.
+def choose_recorded(model: Model) -> EngineChoice:
+    """For a model on a CUDA device: its kernels recorded. Traces nothing, so that it may be done in a process that serves.
 
     Raises:
-        NotServable: the engine that is wanted by name cannot run it.
+        NotServable: they cannot be, or do not give what the network gives.
     """
-    if wanted in ("eager", model.engine.name):
-        return model.engine
-    if wanted not in ("auto", CudaGraphs.name):
-        raise NotServable(f"engine {wanted} cannot run it: {why_only_eager(model.device, model.autocast)}")
-    try:
-        taken = _recorded(model)
-    except NotTaken as why:
-        if wanted != "auto":
-            raise NotServable(f"engine {CudaGraphs.name} cannot run it: {why}") from why
-        return replace(model.engine, rejected=((CudaGraphs.name, str(why)),))
-    if wanted == "auto" and taken.speed_up < 1:
-        return replace(model.engine, rejected=((CudaGraphs.name, _slower(taken, model.engine)),))
-    return taken
-
-
-def _recorded(model: Model) -> EngineChoice:
     engine = CudaGraphs(model)
     answers = _answers(model)
-    for probe, expected in answers:
-        if expected is not None:
-            engine.record(probe)
-    if engine.why_not:
-        raise NotTaken(engine.why_not)
-    deviation = _deviation(model, engine, answers)
+    try:
+        for probe, expected in answers:
+            if expected is not None:
+                engine.record(probe)
+        deviation = _deviation(model, engine, answers)
+    except (NotTaken, NotRecordable) as why:
+        raise NotServable(f"engine {engine.name} cannot run it: {why}") from why
     return EngineChoice(engine.name, deviation=deviation, tolerance=TOLERANCE, timings=_timings(model, {"": engine})[""])
 
 
 def why_only_eager(device: torch.device, autocast: torch.dtype | None) -> str:
     """Why a model runs as it is, whatever it is like; empty where others may run it."""
     if device.type != "cpu":
-        return f"it runs on {device}, and this engine runs on the CPU alone"
+        return f"it runs on {device}, and other engines than cudagraphs run on the CPU alone"
     if autocast is not None:
         return f"it runs in {str(autocast).removeprefix('torch.')} where PyTorch deems that safe, which PyTorch alone does"
     return ""
