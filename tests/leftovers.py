@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cutaway_server.metrics import Tally
 from server_process import wait_until
 
 POOLS = ("introspect", "call", "stream")  # a server's pools make threads when calls come, and keep them until its end
@@ -104,6 +105,8 @@ def hooks_of(network: nn.Module) -> list[tuple[str, str, tuple[Any, ...]]]:
 
 def _name(thing: Any, kind: type) -> str:
     """What it counts as; empty where it is none of the server's doing."""
+    if kind is Tally:  # stay, one for each set of labels, as Prometheus's own do
+        return ""
     if str(kind.__module__).startswith("cutaway_server"):
         return kind.__name__
     if kind.__name__.rstrip("0123456789").endswith("Backward") and kind.__module__ == "builtins":
