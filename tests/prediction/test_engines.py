@@ -406,3 +406,24 @@ def test_a_network_of_any_style_gets_an_engine_that_gives_the_same_or_none(style
     expected = run(Eager(model), model, tuple(argument.clone() for argument in x))  # some write into their inputs
     given = run(open_engine(with_engine(model, choice)), model, x)
     torch.testing.assert_close(given, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
+
+
+class Wavers(nn.Module):
+    """Gives another type for large batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mean((2, 3))
+        return y.double() if len(x) > 4 else y
+
+
+def test_scores_of_another_type_than_before_are_refused() -> None:
+    model = made(Wavers, PICTURE)
+    assert run(Eager(model), model, drawn(model, 4, seed=1)).dtype is torch.float32
+    with pytest.raises(TypeError, match=r"gives torch\.float64, not torch\.float32 as before"):
+        run(Eager(model), model, drawn(model, 5, seed=1))
+
+
+def test_recorded_kernels_need_a_gpu() -> None:
+    why = "^engine cudagraphs cannot run it: it runs on cpu, and this engine on a CUDA device alone$"
+    with pytest.raises(NotServable, match=why):
+        choose_in_process(load_builtin("mnist"), "cudagraphs", 1)

@@ -7,7 +7,7 @@ _MOST = 256  # so few that giving them takes well under a millisecond
 
 
 class Tally:
-    """Holds values until the metrics are read, or many have come. Adding one takes a tenth of the time of observing it.
+    """Holds values until the metrics are read, or many have come: adding one to it costs less than observing it.
 
     Args:
         observe: is given each value.

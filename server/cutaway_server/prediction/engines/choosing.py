@@ -113,15 +113,15 @@ def choose_recorded(model: Model) -> EngineChoice:
     Raises:
         NotServable: they cannot be, or do not give what the network gives.
     """
-    engine = CudaGraphs(model)
-    answers = _answers(model)
     try:
+        engine = CudaGraphs(model)
+        answers = _answers(model)
         for probe, expected in answers:
             if expected is not None:
                 engine.record(probe)
         deviation = _deviation(model, engine, answers)
     except (NotTaken, NotRecordable) as why:
-        raise NotServable(f"engine {engine.name} cannot run it: {why}") from why
+        raise NotServable(f"engine {CudaGraphs.name} cannot run it: {why}") from why
     return EngineChoice(engine.name, deviation=deviation, tolerance=TOLERANCE, timings=_timings(model, {"": engine})[""])
 
 

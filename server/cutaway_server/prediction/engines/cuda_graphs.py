@@ -93,16 +93,12 @@ class CudaGraphs:
         torch.cuda.current_stream(model.device).synchronize()
         with _recording, torch.inference_mode(), torch.cuda.stream(_recording_stream(model.device)):
             # Not torch.cuda.graph: it collects Python's garbage first, and all other calls wait for that.
-            graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
             try:
+                graph.capture_begin(pool=self._memory, capture_error_mode="thread_local")
                 with model.precision():
                     scores = model.scores(model.network, inputs)
-            except Exception as error:  # a network's own doing, or too little memory
-                self._abandon(graph)
-                raise NotRecordable(f"it cannot be recorded: {said(error)}") from error
-            try:
                 graph.capture_end()
-            except RuntimeError as error:
+            except Exception as error:  # a network's own doing, or too little memory
                 self._abandon(graph)
                 raise NotRecordable(f"it cannot be recorded: {said(error)}") from error
         return _Recording(graph, inputs, scores)
