@@ -379,9 +379,11 @@ def test_sighup_while_a_model_loads(root: Path, client: cutaway.Client, tmp_path
 
 def test_sigterm_while_a_model_loads(root: Path, client: cutaway.Client, tmp_path: Path, server: ServerProcess):
     """The last test of this server. In its log each thing that went wrong stands once, not at every look, and nothing else."""
-    for name in ("never", "neither"):
-        add(root, name, after=GATED, folder=tmp_path)
-    wait_listed(client, "neither", "1", "loading")
+    for version in (1, 2):
+        add(tmp_path, "never", version, after=GATED, folder=tmp_path)
+    policy(tmp_path, "never", serve="all")
+    (tmp_path / "never").rename(root / "never")  # so that one look finds both
+    wait_listed(client, "never", "2", "loading")
     ended: list[grpc.StatusCode] = []
 
     def wait_for_it() -> None:
