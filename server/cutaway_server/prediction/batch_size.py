@@ -1,20 +1,19 @@
 """How many samples are best joined: more at a time cost less each, until they no longer fit the caches."""
 
-import time
 from collections.abc import Callable, Iterator
 
 from cutaway_server.errors import NetworkFailed, OutOfMemory, Refusal
 
-_RUNS = 3  # of each size; the least time counts
+_RUNS, _AT_LEAST = 3, 0.005  # of each size, and their seconds together if nothing else ran; so the least time counts
 _WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
 _LONGEST = 0.25  # seconds: no batch is tried that is likely to take longer
 
 
-def best_batch(run: Callable[[int], object], most: int) -> tuple[int, float]:
+def best_batch(run: Callable[[int], float], most: int) -> tuple[int, float]:
     """The number of samples of which one costs the least, and how many seconds that batch takes.
 
     Args:
-        run: runs a batch of so many samples.
+        run: runs a batch of so many samples, and gives the seconds that it took.
     Raises:
         Refusal: batches of every size fail, or one takes too long. Sizes that fail are passed over.
     """
@@ -22,7 +21,7 @@ def best_batch(run: Callable[[int], object], most: int) -> tuple[int, float]:
     failed: Refusal | None = None
     for size in _sizes(most):
         try:
-            seconds[size] = min(_time(run, size) for _ in range(_RUNS))
+            seconds[size] = _least(run, size)
         except (NetworkFailed, OutOfMemory) as error:
             failed = error
             if seconds:
@@ -45,7 +44,8 @@ def _sizes(most: int) -> Iterator[int]:
     yield most
 
 
-def _time(run: Callable[[int], object], size: int) -> float:
-    began = time.perf_counter()
-    run(size)
-    return time.perf_counter() - began
+def _least(run: Callable[[int], float], size: int) -> float:
+    times: list[float] = []
+    while len(times) < _RUNS or len(times) * min(times) < _AT_LEAST:
+        times.append(run(size))
+    return min(times)

@@ -251,11 +251,12 @@ class Server:
             NotServable: they fail, or take too long.
         """
 
-        def run(samples: int) -> None:
+        def run(samples: int) -> float:
             probe = tuple(to_array(argument.cpu()) for argument in model.probe(samples))
             warm = AwaitedPrediction(probe, time.monotonic() + self._settings.load_timeout, "warm-up")
             batcher.submit(warm)
             warm.result()
+            return time.monotonic() - warm.arrived
 
         try:
             run(2)

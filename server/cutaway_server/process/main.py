@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from cutaway_server.process.logs import configure_logging
 from cutaway_server.process.settings import Settings, load_settings
 from cutaway_server.process.trial_process import start_trial_process
-from cutaway_server.process.tuning import keep_freed_blocks, wait_briefly
+from cutaway_server.process.tuning import keep_freed_blocks, made_to_stay, wait_briefly
 
 if TYPE_CHECKING:
     from cutaway_server.process.life import Server
@@ -96,10 +96,11 @@ def _run(settings: Settings) -> None:
     _check_folders(settings)
     trial = start_trial_process() if settings.models else None  # it imports PyTorch while this process does
     # Imported here: PyTorch takes seconds, and --help and a wrong flag need none of it.
-    from cutaway_server.models.builtin import FACTORIES, load_builtin
-    from cutaway_server.models.model import NotServable
-    from cutaway_server.models.threads import use_cpu_threads
-    from cutaway_server.process.life import Server
+    with made_to_stay():
+        from cutaway_server.models.builtin import FACTORIES, load_builtin
+        from cutaway_server.models.model import NotServable
+        from cutaway_server.models.threads import use_cpu_threads
+        from cutaway_server.process.life import Server
 
     keep_freed_blocks()
     use_cpu_threads(settings.lane_threads)  # the layers are timed as they will run in a lane
