@@ -155,7 +155,7 @@ class AnswerTooLarge(Refusal):
     instead: str
 
     def __str__(self) -> str:
-        return f"outputs: the answer takes {self.asked:,} bytes; the limit for one message is {self.limit:,}; {self.instead}"
+        return f"the answer takes {self.asked:,} bytes; the limit for one message is {self.limit:,}; {self.instead}"
 
 
 @dataclass(eq=False)

@@ -9,6 +9,7 @@ from cutaway_server.models.arrays import Array
 from cutaway_server.models.model import Model
 from cutaway_server.prediction.batcher import AwaitedPrediction
 from cutaway_server.rpc.calls import Calls, OpenCall
+from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.served import Models, Served, check_named
 
 _MANY = 1000  # classes named in one answer
@@ -26,6 +27,9 @@ class EngineMethod(ABC):
     name: ClassVar[str]
     path: ClassVar[str]
     model_field: ClassVar[str]
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
 
     @abstractmethod
     def parse(self, data: bytes) -> Any:
@@ -53,7 +57,17 @@ class EngineMethod(ABC):
 
     @abstractmethod
     def encode(self, request: Any, model: Model, scores: Array) -> bytes:
-        """The answer."""
+        """The answer, whatever its size."""
+
+    def encode_within_limits(self, request: Any, model: Model, scores: Array) -> bytes:
+        """The answer.
+
+        Raises:
+            AnswerTooLarge: one message cannot hold it.
+        """
+        data = self.encode(request, model, scores)
+        self._limits.check_scores(len(data))
+        return data
 
     def seconds(self, request: Any) -> float | None:
         """That the request gives itself; None where it does not.
@@ -69,7 +83,7 @@ class EngineMethod(ABC):
         Raises:
             Refusal: whatever ended it.
         """
-        return self.encode(request, served.model, run_engine(served, self.decode(request, served.model), call))
+        return self.encode_within_limits(request, served.model, run_engine(served, self.decode(request, served.model), call))
 
 
 def names_many(arguments: tuple[Array, ...], best: int) -> bool:

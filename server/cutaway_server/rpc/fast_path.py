@@ -179,7 +179,7 @@ class _Open:
                 self._refuse(outcome)
             else:
                 assert self.served is not None
-                self.reply(self.method.encode(self.request, self.served.model, outcome))
+                self.reply(self.method.encode_within_limits(self.request, self.served.model, outcome))
         except Refusal as refusal:
             self._refuse(refusal)
         except Exception:

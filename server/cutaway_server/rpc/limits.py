@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from cutaway_server.errors import AnswerTooLarge
+
+_FEWER = "send fewer samples in one call; the operator of the server may raise --max-message-mib"
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,3 +30,8 @@ class Limits:
     passes: int
     buffer_bytes: int
     all_buffers_bytes: int
+
+    def check_scores(self, size: int) -> None:
+        """Raises AnswerTooLarge where an answer with scores has more bytes than one message may."""
+        if size > self.message_bytes:
+            raise AnswerTooLarge(size, self.message_bytes, _FEWER)

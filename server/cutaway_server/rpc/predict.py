@@ -9,7 +9,6 @@ from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import decode_inputs, inputs_at_hand
 from cutaway_server.rpc.encode import encode_prediction, encode_scores
 from cutaway_server.rpc.engine_method import EngineMethod, names_many
-from cutaway_server.rpc.limits import Limits
 
 
 class Predict(EngineMethod):
@@ -18,9 +17,6 @@ class Predict(EngineMethod):
     name = "Predict"
     path = "/cutaway.v1.InferenceService/Predict"
     model_field = "model"
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
 
     def parse(self, data: bytes) -> predict_pb2.PredictRequest:
         """As its parent's."""

@@ -135,7 +135,9 @@ class Inferences:
         model = asked.served.model
         scores = run_engine(asked.served, tuple(map(to_array, asked.decoded.arguments)), asked.call)
         output = scores_output(model, to_tensor(scores, model.scores_dtype), asked.wanted.best or 0)
-        yield _part(asked.answer(output), final=True)
+        part = _part(asked.answer(output), final=True)
+        self._limits.check_scores(part.ByteSize())
+        yield part
 
     def _inside_each(self, asked: _Asked, stream: OpenStream) -> Iterator[messages.ModelStreamInferResponse]:
         """An answer for each output, when it is there, and an empty last one where the request wants that."""

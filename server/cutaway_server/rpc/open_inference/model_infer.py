@@ -24,7 +24,7 @@ class ModelInfer(EngineMethod):
     model_field = "model_name"
 
     def __init__(self, limits: Limits, inferences: Inferences) -> None:
-        self._limits = limits
+        super().__init__(limits)
         self._inferences = inferences
 
     def parse(self, data: bytes) -> messages.ModelInferRequest:
