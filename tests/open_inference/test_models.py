@@ -79,7 +79,7 @@ def test_the_largest_batch_that_is_told_is_taken():
     with run_server("--max-message-mib", "2", "--threads", "1") as server:
         config = ask(server, "ModelConfig", name="mnist").config
         assert config.HasField("dynamic_batching")
-        most = np.zeros((config.max_batch_size - 1, 1, 28, 28), np.float32)  # one less: names and shapes need room too
+        most = np.zeros((config.max_batch_size, 1, 28, 28), np.float32)
         assert list(call(server.address, "ModelInfer", infer(most)).outputs[0].shape) == [len(most), 10]
 
 

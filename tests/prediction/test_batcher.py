@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,11 @@ FAR = 1000.0  # seconds
 class Gate:
     """An engine that doubles its input, when it is let."""
 
-    name, runs_python = "gate", True
+    name = "gate"
 
-    def __init__(self) -> None:
+    def __init__(self, *, runs_python: bool = True, one_at_a_time: bool = False) -> None:
+        self.runs_python = runs_python
+        self.one_at_a_time = one_at_a_time
         self.open = threading.Event()
         self.running = threading.Event()
         self.batches: list[list[float]] = []
@@ -41,10 +44,9 @@ class Gate:
 
 
 @contextmanager
-def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100) -> Iterator[Batcher]:
-    opened = Batcher(
-        "m", gate, device=torch.device("cpu"), threads=1, max_batch=max_batch, max_waiting=max_waiting, metrics=Metrics()
-    )
+def batcher(gate: Gate, *, max_batch: int = 8, max_waiting: int = 100, **more: Any) -> Iterator[Batcher]:
+    given = {"device": torch.device("cpu"), "threads": 1, "metrics": Metrics(), **more}
+    opened = Batcher("m", gate, max_batch=max_batch, max_waiting=max_waiting, **given)
     try:
         yield opened
     finally:
@@ -128,6 +130,55 @@ def test_order_and_sizes_of_batches(max_batch: int, batches: list[list[float]]) 
         gate.open.set()
         assert [w.result()[:, 0].tolist() for w in waiting] == [[2], [4, 6, 8], [10], [12]]
     assert gate.batches == [[0], *batches]
+
+
+@pytest.mark.parametrize(("max_batch", "batches"), [(8, [[1], [2], [3]]), (1, [[1, 2, 3]])])
+def test_a_call_is_split_into_what_was_measured_unless_nothing_is_to_be_split(max_batch: int, batches: list[list[float]]) -> None:
+    gate = Gate()
+    gate.open.set()
+    with batcher(gate, max_batch=max_batch) as b:
+        b.settle(1, 0.0)
+        (one,) = submit(b, prediction(1, 2, 3))
+        assert one.result()[:, 0].tolist() == [2, 4, 6]
+    assert gate.batches == batches
+
+
+def test_until_it_is_warm_it_waits_for_nobody_and_counts_nothing() -> None:
+    gate, metrics = Gate(), Metrics()
+    gate.open.set()
+
+    def counted(what: str) -> float | None:
+        metrics.settle()
+        return metrics.registry.get_sample_value(f"cutaway_{what}_count", {"model": "m"})
+
+    counts = ("queue_seconds", "batch_samples", "engine_seconds")
+    with batcher(gate, metrics=metrics, delay=FAR) as b:
+        (early,) = submit(b, prediction(0, deadline=time.monotonic() + 30))
+        assert early.result().item() == 0
+        assert [counted(what) for what in counts] == [0, 0, 0]
+        b.settle(3, 0.0)
+        waiting = submit(b, *(prediction(value, deadline=time.monotonic() + 30) for value in (1, 2, 3)))
+        assert [one.result().item() for one in waiting] == [2, 4, 6]
+        wait_until(lambda: [counted(what) for what in counts] == [3, 1, 1])
+    assert gate.batches == [[0], [1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "runs_python", "one_at_a_time", "max_batch", "seconds"),
+    [
+        (True, False, False, 8, 0.001),
+        (True, False, False, 1, 0.001),
+        (True, False, True, 8, 0.001),
+        (False, False, True, 1, 0.001),  # a call of any size runs whole, and who comes meanwhile would wait for it
+        (False, True, False, 8, 0.001),
+        (False, False, False, 8, 0.01),
+    ],
+)
+def test_what_any_thread_may_run(at_once: bool, runs_python: bool, one_at_a_time: bool, max_batch: int, seconds: float) -> None:
+    with batcher(Gate(runs_python=runs_python, one_at_a_time=one_at_a_time), max_batch=max_batch, alike=True) as b:
+        assert not b.runs_at_once
+        b.settle(max_batch, seconds)
+        assert b.runs_at_once == at_once
 
 
 class Forgetful(Gate):

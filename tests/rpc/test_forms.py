@@ -117,6 +117,15 @@ def test_a_deadline_that_has_passed_costs_nobody_else(channel: grpc.Channel, ser
     assert {error.code() for error in ends if error} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
+@pytest.mark.parametrize("path", REQUESTS)
+def test_a_call_without_a_message(channel: grpc.Channel, x: np.ndarray, path: str) -> None:
+    with pytest.raises(grpc.RpcError) as refused:
+        channel.stream_unary(path)(iter(()), timeout=20)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "one" in refused.value.details()
+    assert scores(path, channel.unary_unary(path)(REQUESTS[path](x[:1]), timeout=20)).shape == (1, 10)
+
+
 def test_request_ids_logs_and_metrics(channel: grpc.Channel, server: ServerProcess, x: np.ndarray) -> None:
     before = server.metric("cutaway_request_seconds_count", method="Predict", model="mnist")
     _, call = channel.unary_unary(PREDICT).with_call(predict(x[:1]), timeout=20, metadata=(("x-request-id", "mine-1"),))

@@ -1,4 +1,4 @@
-"""Scores that take more than one message may hold are refused in words, on every form and in a stream, and cost nobody else."""
+"""What takes more than one message may hold is refused in words, on every form and in a stream, and costs nobody else."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from cutaway_server.prediction.engines.eager import Eager
 from cutaway_server.process.life import Server
 from cutaway_server.process.settings import load_settings
 from cutaway_server.rpc.open_inference import messages
-from open_inference_calls import stream
+from open_inference_calls import Wanted, stream
 from raw_calls import REQUESTS, infer, scores
 from server_process import metric_at
 
@@ -27,7 +27,7 @@ FITS, TOO_MANY = 100, 128  # samples, of which each has 16 KiB of scores
 @pytest.fixture(scope="module", params=("serving thread", "own thread", "ordinary"))
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Of one network, a head for each pixel."""
-    wide = prepare(nn.Conv2d(1, 64, 1), name="wide", inputs=(InputSpec("x", torch.float32, (-1, 1, 8, 8)),))
+    wide = prepare(nn.Sequential(nn.Conv2d(1, 64, 1)), name="wide", inputs=(InputSpec("x", torch.float32, (-1, 1, 8, 8)),))
     given = {"listen": "127.0.0.1:0", "metrics": "127.0.0.1:0", "log_level": "error", "threads": 1, "lanes": 1}
     fast_path = "off" if request.param == "ordinary" else "auto"
     with pytest.MonkeyPatch.context() as patch:
@@ -70,9 +70,16 @@ def test_scores_past_the_limit_are_refused_in_words(channel: grpc.Channel, serve
     assert (ended("RESOURCE_EXHAUSTED"), ended("OK")) == (refused_before + 1, answered_before + 1)
 
 
-def test_a_stream_goes_on_after_them(channel: grpc.Channel) -> None:
-    asked = [messages.ModelInferRequest.FromString(infer(pictures(count), "wide", str(count))) for count in (TOO_MANY, FITS)]
-    refused, answered = stream(channel, iter(asked))
-    assert "send fewer samples in one call" in refused.error_message
+@pytest.mark.parametrize("output", ["", "layer:0"])
+def test_a_stream_goes_on_after_them(channel: grpc.Channel, output: str) -> None:
+    """After a layer, too, whose tensor fits and whose message does not."""
+
+    def asked(count: int) -> messages.ModelInferRequest:
+        request = messages.ModelInferRequest.FromString(infer(pictures(count), "wide", str(count)))
+        request.outputs.extend([Wanted(name=output)] if output else [])
+        return request
+
+    refused, answered = stream(channel, map(asked, (TOO_MANY, FITS)))
+    assert "the limit for one message is 2,097,152; " in refused.error_message
     assert refused.infer_response.id == str(TOO_MANY)
     assert answered.infer_response.outputs[0].shape == [FITS, 64, 8, 8]

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 
 from cutaway_server.errors import NetworkFailed, OutOfMemory, Refusal
 
-_RUNS, _AT_LEAST = 3, 0.005  # of each size, and their seconds together if nothing else ran; so the least time counts
+_RUNS = 3  # of each size at least; the least time counts, which other programs held up least
+_AT_LEAST = 0.005  # seconds of runs like that one: of short batches there are more, so that some are not held up at all
 _WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
 _LONGEST = 0.25  # seconds: no batch is tried that is likely to take longer
 

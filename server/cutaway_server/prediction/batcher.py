@@ -27,6 +27,7 @@ class Engine(Protocol):
 
     Attributes:
         runs_python: whether it holds Python's lock while it computes, or can be held up by what the network's author wrote.
+        one_at_a_time: whether a run in one thread waits for that in another.
     """
 
     @property
@@ -35,6 +36,9 @@ class Engine(Protocol):
 
     @property
     def runs_python(self) -> bool: ...  # noqa: D102
+
+    @property
+    def one_at_a_time(self) -> bool: ...  # noqa: D102
 
     def run(self, arguments: tuple[Array, ...]) -> Array:
         """Scores, the batch first, for arguments whose first axis is the batch; both as `models.arrays` has them."""
@@ -111,6 +115,8 @@ class AwaitedPrediction(Prediction):
 class Batcher:
     """One thread that runs what has arrived, up to `max_batch` samples at once, while more arrives.
 
+    Until `settle` says that it is warm, it waits for nobody and counts nothing.
+
     Args:
         device: that the engine runs on.
         threads: CPU threads that the engine may use in PyTorch.
@@ -142,6 +148,8 @@ class Batcher:
         self._engine = engine
         self._threads = threads
         self._max_batch = max_batch
+        self._splits = max_batch > 1
+        self._warm = False
         self._delay = delay
         self._alike = alike
         self._waiting: deque[Prediction] = deque()
@@ -169,9 +177,11 @@ class Batcher:
         return Busy("predictions", self.max_waiting, retry_after_s=0.1)
 
     def settle(self, samples: int, seconds: float) -> None:
-        """Joins no more than so many samples from now on; so many take so long."""
+        """It is warm, and joins no more than so many samples from now on; so many take so long."""
         self._max_batch = samples
-        self.runs_at_once = self._alike and not self._engine.runs_python and not self._delay and seconds < _SHORT
+        self._warm = True
+        short = seconds < _SHORT and (self._splits or not self._engine.one_at_a_time)  # a whole call may run beside, for long
+        self.runs_at_once = self._alike and not self._engine.runs_python and not self._delay and short
 
     def submit(self, prediction: Prediction) -> None:
         """Queues a prediction for the batcher's own thread.
@@ -210,7 +220,7 @@ class Batcher:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
-                if self._delay and not self._closed:
+                if self._delay and self._warm and not self._closed:
                     left = self._waiting[0].arrived + self._delay - time.monotonic()
                     self._changed.wait_for(lambda: self._closed or self._fill_a_batch(), max(0.0, left))
                 if self._closed:
@@ -240,8 +250,9 @@ class Batcher:
 
     def _run(self, batch: list[Prediction]) -> None:
         started = time.monotonic()
-        for prediction in batch:
-            self._queue_seconds.add(started - prediction.arrived)
+        if self._warm:
+            for prediction in batch:
+                self._queue_seconds.add(started - prediction.arrived)
         try:
             parts = self._parts(batch)
         except BaseException as error:  # SystemExit, too: a network's own doing, which must not end a thread of ours
@@ -250,7 +261,8 @@ class Batcher:
             else:
                 self._fail(batch[0], error)
             return
-        self._engine_seconds.add(time.monotonic() - started)
+        if self._warm:
+            self._engine_seconds.add(time.monotonic() - started)
         for prediction, part in zip(batch, parts, strict=True):
             prediction.end(part)
 
@@ -268,7 +280,7 @@ class Batcher:
     def _scores(self, arguments: tuple[Array, ...]) -> Array:
         """Of a batch, whatever its size."""
         samples, most = arguments[0].shape[0], self._max_batch
-        if samples <= most or most == 1:
+        if samples <= most or not self._splits:
             return self._scores_at_once(arguments)
         parts = (tuple(argument[begin : begin + most] for argument in arguments) for begin in range(0, samples, most))
         return np.concatenate([self._scores_at_once(part) for part in parts])
@@ -278,7 +290,8 @@ class Batcher:
         samples = arguments[0].shape[0]
         if len(scores) != samples:
             raise ValueError(f"{len(scores)} scores for {samples} samples")
-        self._batch_samples.add(samples)
+        if self._warm:
+            self._batch_samples.add(samples)
         return scores
 
     def _run_apart(self, batch: list[Prediction]) -> None:

@@ -179,8 +179,8 @@ class ServingThread:
 
         def read(event: Any) -> Any:
             data = event.batch_operations[0].message()
-            if data is None:  # the client was gone before it had sent it
-                self.guarded(call.refuse, grpc.StatusCode.CANCELLED, "", ())
+            if data is None:  # the client is gone, or sent none: the code is that of ordinary handlers
+                self.guarded(call.refuse, grpc.StatusCode.UNIMPLEMENTED, "the method takes one message, and none came", ())
             else:
                 call.data = data
                 self._fresh += 1

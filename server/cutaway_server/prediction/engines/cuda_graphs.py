@@ -37,6 +37,7 @@ class CudaGraphs:
 
     name = "cudagraphs"
     runs_python = True
+    one_at_a_time = True
 
     def __init__(self, model: Model) -> None:
         if model.device.type != "cuda":

@@ -11,6 +11,7 @@ class Eager:
     """Runs the served network as it is."""
 
     runs_python = True
+    one_at_a_time = False
 
     def __init__(self, model: Model) -> None:
         self.name = model.engine.name

@@ -13,6 +13,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     runs_python = False
+    one_at_a_time = False
 
     def __init__(self, session: OnnxSession, output: str = "") -> None:
         self._session = session

@@ -26,6 +26,7 @@ class OpenVino:
 
     name = "openvino"
     runs_python = False
+    one_at_a_time = True
 
     def __init__(self, source: Path | bytes, threads: int, output: str = "") -> None:
         openvino = _imported()

@@ -11,6 +11,7 @@ from cutaway_server.rpc.open_inference.outputs import SCORES
 from cutaway_server.rpc.served import Listed, State
 
 _PLATFORM = "pytorch"
+_BESIDE = 1024  # bytes of a message that its tensors leave to names and shapes
 _STATES = {
     State.LOADING: "LOADING",
     State.READY: "READY",
@@ -62,9 +63,9 @@ def index(models: Sequence[Listed]) -> messages.RepositoryIndexResponse:
 
 
 def _largest_batch(model: Model, limits: Limits) -> int:
-    """Samples of the usual size that one message may bring."""
+    """Samples of the usual size that one message may bring, beside names and shapes."""
     each = sum(math.prod(spec.usual) * spec.dtype.itemsize for spec in model.inputs)
-    return max(1, min(limits.message_bytes, limits.input_bytes) // each)
+    return max(1, min(limits.message_bytes - _BESIDE, limits.input_bytes) // each)
 
 
 def _type(datatype: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import structlog
 
-from cutaway_server.errors import Refusal
+from cutaway_server.errors import AnswerTooLarge, Refusal
 from cutaway_server.introspection.call import Call
 from cutaway_server.models.arrays import to_array, to_tensor
 from cutaway_server.rpc.calls import Calls, OpenCall
@@ -145,12 +145,20 @@ class Inferences:
         check_size(planned.plan, self._limits.message_bytes, streamed=True)
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, stream.cancel) as (running, _):
             for _, output in self._gather(asked, running):
-                if isinstance(output, Refusal):
-                    yield _error(asked.request.id, output)
-                else:
-                    yield _part(asked.answer(output), final=False)
+                yield self._told(asked, output)
         if _EMPTY_FINAL in asked.request.parameters and asked.request.parameters[_EMPTY_FINAL].bool_param:
             yield _part(asked.answer(), final=True)
+
+    def _told(self, asked: _Asked, output: Output | Refusal) -> messages.ModelStreamInferResponse:
+        """One output, or why it cannot be had."""
+        if isinstance(output, Refusal):
+            return _error(asked.request.id, output)
+        part = _part(asked.answer(output), final=False)
+        try:
+            check_bytes(part.ByteSize(), self._limits.message_bytes, streamed=True)
+        except AnswerTooLarge as refusal:
+            return _error(asked.request.id, refusal)
+        return part
 
 
 def _nothing() -> None:
