@@ -197,13 +197,15 @@ def test_what_is_named_and_cannot_be_taken_is_not_served(client: cutaway.Client,
 def test_introspect_runs_eager_whatever_predict_runs(client: cutaway.Client, folder: Path) -> None:
     x = drawn(2, 3, 20, 20)
     seen = client.introspect("auto", x, layers=["conv"], top_k=1, cams=[cutaway.Cam("grad-cam", "conv")])
-    assert seen.started.provenance.engine == "eager"
+    assert seen.started.provenance.engine == seen.prediction.engine == "eager"
     assert client.model("auto").provenance.engine != "eager"
     with torch.no_grad():
         expected = network(folder / "auto" / "1", "Small")(torch.from_numpy(x))
     np.testing.assert_array_equal(seen.prediction.scores, expected)
-    scores = client.predict("auto", x).scores
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+    for top_k in (0, 1):
+        answer = client.predict("auto", x, top_k=top_k)
+        np.testing.assert_allclose(answer.scores, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        assert answer.engine == client.model("auto").provenance.engine
 
 
 def test_the_commands_tell_of_engines(server: ServerProcess) -> None:

@@ -49,6 +49,7 @@ def prediction(answer: predict_pb2.PredictResponse) -> Prediction:
     return Prediction(
         model=answer.model,
         version=answer.version,
+        engine=answer.engine,
         scores=decode(answer.scores.dtype, answer.scores.shape, answer.scores.data),
         scores_kind=word(model_pb2.ScoresKind, answer.scores_kind),
         top=top_classes(answer.top),

@@ -151,6 +151,8 @@ class Prediction:
 
     model: str
     version: str
+    engine: str
+    """What made it: "eager" is PyTorch, as always for an introspection; "onnxruntime" and others may answer `predict`."""
     scores: Array
     """What the network put out, the batch first; (N, classes) for a classifier."""
     scores_kind: str

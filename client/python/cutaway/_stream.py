@@ -156,6 +156,7 @@ class Assembler:
         return Prediction(
             model=self._started.model,
             version=self._started.version,
+            engine=message.engine,
             scores=item.array(),
             scores_kind=word(model_pb2.ScoresKind, message.scores_kind),
             top=_answers.top_classes(message.top),

@@ -22,6 +22,7 @@ SCORES_KINDS = {
     ScoresKind.PROBABILITIES: model_pb2.SCORES_KIND_PROBABILITIES,
     ScoresKind.SIGMOID: model_pb2.SCORES_KIND_SIGMOID,
 }
+MIRRORS = "eager"  # the engine of every introspection, whatever runs Predict
 _LAYER_KINDS = {
     LayerKind.MODULE: model_pb2.LAYER_KIND_MODULE,
     LayerKind.FUNCTION: model_pb2.LAYER_KIND_FUNCTION,
@@ -102,23 +103,27 @@ def encode_prediction(model: Model, scores: Tensor, top_k: int) -> predict_pb2.P
         scores=encode_tensor(scores),
         scores_kind=SCORES_KINDS[model.scores_kind],
         top=encode_top(top_classes(scores, model.scores_kind, top_k), model.labels),
+        engine=model.engine.name,
     )
 
 
 def encode_scores(model: Model, scores: Array) -> bytes:
     """The answer of Predict without best classes, in bytes: nothing but the data differs from one answer of a shape to the next."""
-    head, tail = _around_scores(model.name, model.version, model.scores_kind, model.scores_dtype, scores.shape)
+    about = (model.name, model.version, model.engine.name)
+    head, tail = _around_scores(about, model.scores_kind, model.scores_dtype, scores.shape)
     return b"".join((head, scores.tobytes(), tail))
 
 
 @lru_cache(256)
-def _around_scores(name: str, version: str, kind: ScoresKind, dtype: torch.dtype, shape: Shape) -> tuple[bytes, bytes]:
+def _around_scores(about: tuple[str, str, str], kind: ScoresKind, dtype: torch.dtype, shape: Shape) -> tuple[bytes, bytes]:
     """What stands before the data, and after it: fields are written in the order of their numbers."""
     data = bytes(math.prod(shape) * dtype.itemsize)
     tensor = tensor_pb2.Tensor(dtype=WIRE_DTYPES[dtype], shape=shape, data=data)
-    tail = predict_pb2.PredictResponse(scores_kind=SCORES_KINDS[kind]).SerializeToString()
-    whole = predict_pb2.PredictResponse(model=name, version=version, scores=tensor, scores_kind=SCORES_KINDS[kind])
-    written = whole.SerializeToString()
+    name, version, engine = about
+    after = predict_pb2.PredictResponse(scores_kind=SCORES_KINDS[kind], engine=engine)
+    whole = predict_pb2.PredictResponse(model=name, version=version, scores=tensor)
+    whole.MergeFrom(after)
+    tail, written = after.SerializeToString(), whole.SerializeToString()
     return written[: len(written) - len(tail) - len(data)], tail
 
 

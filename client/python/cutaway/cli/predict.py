@@ -35,6 +35,7 @@ def predict(
             {
                 "model": answer.model,
                 "version": answer.version,
+                "engine": answer.engine,
                 "scores_kind": answer.scores_kind,
                 "scores": answer.scores.tolist(),
                 "samples": batch.names,

@@ -392,14 +392,16 @@ class PlannedCam(_message.Message):
     def __init__(self, cam: _Optional[int] = ..., method: _Optional[str] = ..., layers: _Optional[_Iterable[str]] = ..., rank: _Optional[int] = ..., forward_passes: _Optional[int] = ..., backward_passes: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., faithfulness_forward_passes: _Optional[int] = ..., faithfulness_backward_passes: _Optional[int] = ...) -> None: ...
 
 class Prediction(_message.Message):
-    __slots__ = ("scores_item", "scores_kind", "top")
+    __slots__ = ("scores_item", "scores_kind", "top", "engine")
     SCORES_ITEM_FIELD_NUMBER: _ClassVar[int]
     SCORES_KIND_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     scores_item: int
     scores_kind: _model_pb2.ScoresKind
     top: _containers.RepeatedCompositeFieldContainer[_predict_pb2.TopClasses]
-    def __init__(self, scores_item: _Optional[int] = ..., scores_kind: _Optional[_Union[_model_pb2.ScoresKind, str]] = ..., top: _Optional[_Iterable[_Union[_predict_pb2.TopClasses, _Mapping]]] = ...) -> None: ...
+    engine: str
+    def __init__(self, scores_item: _Optional[int] = ..., scores_kind: _Optional[_Union[_model_pb2.ScoresKind, str]] = ..., top: _Optional[_Iterable[_Union[_predict_pb2.TopClasses, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("what", "done", "total")

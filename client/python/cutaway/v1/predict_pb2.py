@@ -27,7 +27,7 @@ from cutaway.v1 import model_pb2 as cutaway_dot_v1_dot_model__pb2
 from cutaway.v1 import tensor_pb2 as cutaway_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63utaway/v1/predict.proto\x12\ncutaway.v1\x1a\x16\x63utaway/v1/input.proto\x1a\x16\x63utaway/v1/model.proto\x1a\x17\x63utaway/v1/tensor.proto\"b\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x06inputs\x18\x03 \x03(\x0b\x32\x11.cutaway.v1.Input\x12\r\n\x05top_k\x18\x04 \x01(\r\"\xa7\x01\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06scores\x18\x03 \x01(\x0b\x32\x12.cutaway.v1.Tensor\x12+\n\x0bscores_kind\x18\x04 \x01(\x0e\x32\x16.cutaway.v1.ScoresKind\x12#\n\x03top\x18\x05 \x03(\x0b\x32\x16.cutaway.v1.TopClasses\"6\n\nTopClasses\x12(\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x17.cutaway.v1.ScoredClass\"O\n\x0bScoredClass\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63utaway/v1/predict.proto\x12\ncutaway.v1\x1a\x16\x63utaway/v1/input.proto\x1a\x16\x63utaway/v1/model.proto\x1a\x17\x63utaway/v1/tensor.proto\"b\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12!\n\x06inputs\x18\x03 \x03(\x0b\x32\x11.cutaway.v1.Input\x12\r\n\x05top_k\x18\x04 \x01(\r\"\xb7\x01\n\x0fPredictResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\"\n\x06scores\x18\x03 \x01(\x0b\x32\x12.cutaway.v1.Tensor\x12+\n\x0bscores_kind\x18\x04 \x01(\x0e\x32\x16.cutaway.v1.ScoresKind\x12#\n\x03top\x18\x05 \x03(\x0b\x32\x16.cutaway.v1.TopClasses\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\"6\n\nTopClasses\x12(\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x17.cutaway.v1.ScoredClass\"O\n\x0bScoredClass\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x13\n\x0bprobability\x18\x04 \x01(\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTREQUEST']._serialized_start=113
   _globals['_PREDICTREQUEST']._serialized_end=211
   _globals['_PREDICTRESPONSE']._serialized_start=214
-  _globals['_PREDICTRESPONSE']._serialized_end=381
-  _globals['_TOPCLASSES']._serialized_start=383
-  _globals['_TOPCLASSES']._serialized_end=437
-  _globals['_SCOREDCLASS']._serialized_start=439
-  _globals['_SCOREDCLASS']._serialized_end=518
+  _globals['_PREDICTRESPONSE']._serialized_end=397
+  _globals['_TOPCLASSES']._serialized_start=399
+  _globals['_TOPCLASSES']._serialized_end=453
+  _globals['_SCOREDCLASS']._serialized_start=455
+  _globals['_SCOREDCLASS']._serialized_end=534
 # @@protoc_insertion_point(module_scope)

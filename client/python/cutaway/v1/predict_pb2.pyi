@@ -21,18 +21,20 @@ class PredictRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_input_pb2.Input, _Mapping]]] = ..., top_k: _Optional[int] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("model", "version", "scores", "scores_kind", "top")
+    __slots__ = ("model", "version", "scores", "scores_kind", "top", "engine")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     SCORES_KIND_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
     scores: _tensor_pb2.Tensor
     scores_kind: _model_pb2.ScoresKind
     top: _containers.RepeatedCompositeFieldContainer[TopClasses]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., scores_kind: _Optional[_Union[_model_pb2.ScoresKind, str]] = ..., top: _Optional[_Iterable[_Union[TopClasses, _Mapping]]] = ...) -> None: ...
+    engine: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., scores_kind: _Optional[_Union[_model_pb2.ScoresKind, str]] = ..., top: _Optional[_Iterable[_Union[TopClasses, _Mapping]]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class TopClasses(_message.Message):
     __slots__ = ("classes",)
