@@ -297,7 +297,7 @@ LONG = Cam("integrated-gradients", steps=250)  # for 60 digits: half a minute
 
 
 def test_long_ones_tell_how_far_they_are(live: cutaway.Client, x: np.ndarray) -> None:
-    with live.introspect_stream("mnist-gap", x[:8], cams=[Cam("integrated-gradients", steps=400)]) as events:
+    with live.introspect_stream("mnist-gap", x[:8], cams=[Cam("integrated-gradients", steps=400)], timeout=300) as events:
         told = [event for event in events if isinstance(event, cutaway.Progress)]
     assert told
     assert {(event.what, event.total) for event in told} == {("integrated-gradients", 3200)}
