@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator
 
 from cutaway_server.errors import NetworkFailed, OutOfMemory, Refusal
 
-_RUNS = 3  # of each size at least; the least time counts, which other programs held up least
-_AT_LEAST = 0.005  # seconds of runs like that one: of short batches there are more, so that some are not held up at all
+_ROUNDS, _ENOUGH = 3, 0.1  # runs of each size at least, in turns; seconds of all, after which there are no more
 _WORTH = 1.05  # a larger batch may cost so much more a sample: it saves what each batch costs besides
 _LONGEST = 0.25  # seconds: no batch is tried that is likely to take longer
 
@@ -18,20 +17,14 @@ def best_batch(run: Callable[[int], float], most: int) -> tuple[int, float]:
     Raises:
         Refusal: batches of every size fail, or one takes too long. Sizes that fail are passed over.
     """
-    seconds: dict[int, float] = {}
-    failed: Refusal | None = None
-    for size in _sizes(most):
-        try:
-            seconds[size] = _least(run, size)
-        except (NetworkFailed, OutOfMemory) as error:
-            failed = error
-            if seconds:
-                break
-            continue
-        if 2 * seconds[size] > _LONGEST:
-            break
-    if failed and not seconds:
-        raise failed
+    seconds = _tried(run, most)
+    spent, rounds = 0.0, 2
+    while rounds < _ROUNDS or spent < _ENOUGH:
+        for size in seconds:
+            taken = run(size)
+            seconds[size] = min(seconds[size], taken)  # what other programs held up least
+            spent += taken
+        rounds += 1
     least = min(taken / size for size, taken in seconds.items())
     best = max(size for size, taken in seconds.items() if taken / size <= _WORTH * least)
     return best, seconds[best]
@@ -45,8 +38,20 @@ def _sizes(most: int) -> Iterator[int]:
     yield most
 
 
-def _least(run: Callable[[int], float], size: int) -> float:
-    times: list[float] = []
-    while len(times) < _RUNS or len(times) * min(times) < _AT_LEAST:
-        times.append(run(size))
-    return min(times)
+def _tried(run: Callable[[int], float], most: int) -> dict[int, float]:
+    """What each size takes that is neither too long nor fails."""
+    seconds: dict[int, float] = {}
+    failed: Refusal | None = None
+    for size in _sizes(most):
+        try:
+            seconds[size] = min(run(size), run(size))  # the first run of a size may prepare for it
+        except (NetworkFailed, OutOfMemory) as error:
+            failed = error
+            if seconds:
+                break
+            continue
+        if 2 * seconds[size] > _LONGEST:
+            break
+    if failed and not seconds:
+        raise failed
+    return seconds
