@@ -18,7 +18,7 @@ def best_batch(run: Callable[[int], float], most: int) -> tuple[int, float]:
         Refusal: batches of every size fail, or one takes too long. Sizes that fail are passed over.
     """
     seconds = _tried(run, most)
-    spent, rounds = 0.0, 2
+    spent, rounds = 0.0, 2  # each ran twice when it was tried
     while rounds < _ROUNDS or spent < _ENOUGH:
         for size in seconds:
             taken = run(size)

@@ -22,7 +22,7 @@ SCORES_KINDS = {
     ScoresKind.PROBABILITIES: model_pb2.SCORES_KIND_PROBABILITIES,
     ScoresKind.SIGMOID: model_pb2.SCORES_KIND_SIGMOID,
 }
-MIRRORS = "eager"  # the engine of every introspection, whatever runs Predict
+MIRROR_ENGINE = "eager"  # the engine of every introspection, whatever runs Predict
 _LAYER_KINDS = {
     LayerKind.MODULE: model_pb2.LAYER_KIND_MODULE,
     LayerKind.FUNCTION: model_pb2.LAYER_KIND_FUNCTION,

@@ -9,7 +9,7 @@ from cutaway_server.introspection.plan_cams import PlannedCam
 from cutaway_server.metrics import Metrics
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.cams import encode_cam, encode_cost, encode_judged, encode_planned_cam
-from cutaway_server.rpc.encode import MIRRORS, SCORES_KINDS, encode_provenance, encode_top
+from cutaway_server.rpc.encode import MIRROR_ENGINE, SCORES_KINDS, encode_provenance, encode_top
 from cutaway_server.rpc.errors import code_of
 from cutaway_server.rpc.tensors import WIRE_DTYPES, duration
 
@@ -74,7 +74,7 @@ class StreamEncoder:
     def _prediction(self, event: events.Predicted) -> introspect_pb2.Prediction:
         top = encode_top(event.top, self._model.labels)
         kind = SCORES_KINDS[self._model.scores_kind]
-        return introspect_pb2.Prediction(scores_item=event.scores_item, scores_kind=kind, top=top, engine=MIRRORS)
+        return introspect_pb2.Prediction(scores_item=event.scores_item, scores_kind=kind, top=top, engine=MIRROR_ENGINE)
 
     def _finished(self, event: events.Finished) -> introspect_pb2.Finished:
         stages = {**event.stages, "encode": self._seconds} if event.stages else {}
@@ -126,7 +126,7 @@ def _encode_started(plan: Plan, request_id: str) -> introspect_pb2.Started:
     return introspect_pb2.Started(
         model=plan.model.name,
         version=plan.model.version,
-        provenance=encode_provenance(plan.model, MIRRORS),
+        provenance=encode_provenance(plan.model, MIRROR_ENGINE),
         batch=plan.batch,
         captures=[_encode_planned(capture, tensor) for capture in plan.captures for tensor in capture.expected],
         cams=map(encode_planned_cam, plan.cams),
