@@ -66,7 +66,7 @@ class EngineMethod(ABC):
             AnswerTooLarge: one message cannot hold it.
         """
         data = self.encode(request, model, scores)
-        self._limits.check_scores(len(data))
+        self._limits.check_answer(len(data))
         return data
 
     def seconds(self, request: Any) -> float | None:

@@ -31,7 +31,7 @@ class Limits:
     buffer_bytes: int
     all_buffers_bytes: int
 
-    def check_scores(self, size: int) -> None:
-        """Raises AnswerTooLarge where an answer with scores has more bytes than one message may."""
+    def check_answer(self, size: int, instead: str = _FEWER) -> None:
+        """Raises AnswerTooLarge for more bytes than one message may have, with what would work."""
         if size > self.message_bytes:
-            raise AnswerTooLarge(size, self.message_bytes, _FEWER)
+            raise AnswerTooLarge(size, self.message_bytes, instead)

@@ -95,13 +95,13 @@ class Inferences:
         wanted = decode_outputs(served.model, request.outputs)
         asked = _Asked(request, served, decode_inputs(served.model, request, self._limits), wanted, began, call)
         answer = asked.answer(*self._inside(asked))
-        check_bytes(answer.ByteSize(), self._limits.message_bytes, streamed=False)
+        check_bytes(answer.ByteSize(), self._limits, streamed=False)
         return answer
 
     def _inside(self, asked: _Asked) -> list[Output]:
         """In the order in which they were asked for."""
         planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted, asked.began)
-        check_size(planned.plan, self._limits.message_bytes, streamed=False)
+        check_size(planned.plan, self._limits, streamed=False)
         outputs: list[tuple[int, Output]] = []
         size = 0
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, _nothing) as (running, _):
@@ -109,12 +109,12 @@ class Inferences:
                 if isinstance(output, Refusal):
                     raise output
                 size += len(output.data)
-                check_bytes(size, self._limits.message_bytes, streamed=False)
+                check_bytes(size, self._limits, streamed=False)
                 outputs.append((place, output))
         return [output for _, output in sorted(outputs, key=lambda one: one[0])]
 
     def _gather(self, asked: _Asked, running: Call) -> Iterator[Gathered]:
-        return gather(running.events(), asked.served.model, asked.wanted, self._limits.message_bytes)
+        return gather(running.events(), asked.served.model, asked.wanted, self._limits)
 
     def _answers(
         self, request: Any, context: grpc.ServicerContext, stream: OpenStream
@@ -136,13 +136,13 @@ class Inferences:
         scores = run_engine(asked.served, tuple(map(to_array, asked.decoded.arguments)), asked.call)
         output = scores_output(model, to_tensor(scores, model.scores_dtype), asked.wanted.best or 0)
         part = _part(asked.answer(output), final=True)
-        self._limits.check_scores(part.ByteSize())
+        self._limits.check_answer(part.ByteSize())
         yield part
 
     def _inside_each(self, asked: _Asked, stream: OpenStream) -> Iterator[messages.ModelStreamInferResponse]:
         """An answer for each output, when it is there, and an empty last one where the request wants that."""
         planned = plan_inside(self._introspections, asked.served.model, asked.decoded, asked.wanted, asked.began)
-        check_size(planned.plan, self._limits.message_bytes, streamed=True)
+        check_size(planned.plan, self._limits, streamed=True)
         with in_our_words(asked.wanted), self._introspections.run(asked.served, planned, asked.call, stream.cancel) as (running, _):
             for _, output in self._gather(asked, running):
                 yield self._told(asked, output)
@@ -155,7 +155,7 @@ class Inferences:
             return _error(asked.request.id, output)
         part = _part(asked.answer(output), final=False)
         try:
-            check_bytes(part.ByteSize(), self._limits.message_bytes, streamed=True)
+            check_bytes(part.ByteSize(), self._limits, streamed=True)
         except AnswerTooLarge as refusal:
             return _error(asked.request.id, refusal)
         return part

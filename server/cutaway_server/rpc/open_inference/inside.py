@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from cutaway_server.errors import AnswerTooLarge, Refusal
+from cutaway_server.errors import Refusal
 from cutaway_server.introspection import events
 from cutaway_server.introspection.plan import Plan
 from cutaway_server.introspection.plan_cams import PlannedCam
 from cutaway_server.models.model import Model
 from cutaway_server.rpc.decode import Decoded
 from cutaway_server.rpc.introspections import Introspections, Planned, new_seed
+from cutaway_server.rpc.limits import Limits
 from cutaway_server.rpc.open_inference.datatypes import datatype
 from cutaway_server.rpc.open_inference.encode import Output, scores_output
 from cutaway_server.rpc.open_inference.outputs import LAYER, SCORES, Wanted
@@ -53,25 +54,24 @@ def plan_inside(introspections: Introspections, model: Model, decoded: Decoded, 
         )
 
 
-def check_size(plan: Plan, limit: int, *, streamed: bool) -> None:
+def check_size(plan: Plan, limits: Limits, *, streamed: bool) -> None:
     """Raises AnswerTooLarge where it is known that a message will not hold what is planned."""
     sizes = [tensor.bytes for capture in plan.captures for tensor in capture.expected]
     sizes += [math.prod(cam.shape) * _FLOAT32_BYTES for cam in plan.cams]
-    check_bytes(max(sizes, default=0) if streamed else sum(sizes), limit, streamed=streamed)
+    check_bytes(max(sizes, default=0) if streamed else sum(sizes), limits, streamed=streamed)
 
 
-def check_bytes(size: int, limit: int, *, streamed: bool) -> None:
-    """Raises AnswerTooLarge for more bytes than one message may have."""
-    if size > limit:
-        raise AnswerTooLarge(size, limit, _CHUNKS if streamed else _STREAM)
+def check_bytes(size: int, limits: Limits, *, streamed: bool) -> None:
+    """Raises AnswerTooLarge for more bytes of layers and maps than one message may have."""
+    limits.check_answer(size, _CHUNKS if streamed else _STREAM)
 
 
-def gather(stream: Iterable[events.Event], model: Model, wanted: Wanted, limit: int) -> Iterator[Gathered]:
+def gather(stream: Iterable[events.Event], model: Model, wanted: Wanted, limits: Limits) -> Iterator[Gathered]:
     """Each tensor when it is whole.
 
     Args:
         stream: of the introspection's events.
-        limit: bytes that one may have.
+        limits: of one message.
     Raises:
         Refusal: what stopped the introspection; AnswerTooLarge.
     """
@@ -83,7 +83,7 @@ def gather(stream: Iterable[events.Event], model: Model, wanted: Wanted, limit: 
             continue
         if event.header:
             header, pieces, gathered = event.header, [], 0
-            check_bytes(header.total_bytes, limit, streamed=True)
+            check_bytes(header.total_bytes, limits, streamed=True)
         assert header is not None
         pieces.append(event.data)
         gathered += len(event.data)
